@@ -1,0 +1,72 @@
+"""Run a notebook's lessons against the exported package.
+
+Each `#| export` cell gives way to the names of the module that it is exported to, so the lessons test the file that users import.
+usage: python tools/notebooks.py NOTEBOOK [--flags "slow gpu"]
+"""
+
+import argparse
+import os
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+EXPORT = {"export", "exports", "exporti"}
+STAND_IN = """
+import importlib
+globals().update({{k: v for k, v in vars(importlib.import_module("{module}")).items() if not k.startswith("__")}})
+"""
+
+
+def stand_in(cell, default, package):
+    "The cell that replaces an export cell, or None where the cell exports nothing."
+    found = EXPORT & set(cell.directives_ or {})
+    if cell.cell_type != "code" or not found:
+        return None
+    named = [cell.directives_[k] for k in found if cell.directives_[k] not in ("", "true")]
+    module = named[0] if named else default
+    return STAND_IN.format(module=f"{package}.{module}") if module else None
+
+
+def run(path, force=()):
+    "Run one notebook; its traceback is printed and False returned where a lesson fails."
+    from execnb.shell import CaptureShell
+    from fastcore.xtras import working_directory
+    from nbdev.config import get_config
+    from nbdev.process import NBProcessor
+    from nbdev.processors import _default_exp
+    from nbdev.test import _skip_cell
+
+    config = get_config()
+    notebook = NBProcessor(path, rm_directives=False, process=True).nb
+    flags = config.tst_flags.split() if isinstance(config.tst_flags, str) else config.tst_flags
+    skip = _skip_cell(notebook, flags, list(force))
+    default = _default_exp(notebook)
+    for cell in notebook.cells:
+        cell.source = stand_in(cell, default, config.lib_path.name) or cell.source
+    shell = CaptureShell(path, profile=False)
+    with working_directory(path.parent):
+        try:
+            shell.run_all(notebook, exc_stop=True, preproc=skip, cell_timeout=config.cell_timeout)
+        except BaseException:
+            print(shell.prettytb(fname=path), file=sys.stderr)
+            return False
+    return True
+
+
+def main():
+    args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    args.add_argument("notebook", type=Path)
+    args.add_argument("--flags", default="", help="run cells of these flags too, for example: slow gpu")
+    args = args.parse_args()
+    os.environ["IN_TEST"] = "1"
+    with tempfile.TemporaryDirectory() as artifacts:
+        os.environ["SEATRIAL_PATHS_ARTIFACTS"] = artifacts
+        good = run(args.notebook.resolve(), re.split(r"[ ,]+", args.flags) if args.flags else ())
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0 if good else 1)
+
+
+if __name__ == "__main__":
+    main()
