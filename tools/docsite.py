@@ -3,8 +3,9 @@
 usage: python tools/docsite.py [OUT]     (default _docs)
 
 `nbdev-docs` gives the same sources to the real Quarto (`PYTHONPATH=tools nbdev-docs`; the docs workflow does). Here
-everything happens in a copy of the project in a temporary folder, so that a build neither disturbs nor needs a clean checkout,
-and needs no network. Formulas are drawn by KaTeX: from node_modules/katex (`npm install katex`) where it is, else from its CDN.
+everything happens in a copy of the project in a temporary folder, so that a build neither disturbs nor needs a clean
+checkout, and needs no network. Formulas are drawn by KaTeX: from node_modules/katex (`npm install katex`) where it is,
+else from its CDN.
 """
 
 import os
@@ -18,9 +19,15 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 KATEX = ROOT / "node_modules" / "katex" / "dist"
+KATEX_FILES = ("katex.min.css", "katex.min.js", "contrib/auto-render.min.js")
 SKIPPED = shutil.ignore_patterns("artifacts", "__pycache__", ".*", "_proc", "_docs")
 # What smalldocs says about the keys that only Quarto reads.
-QUARTO_ONLY = ("unknown key format-links", "format commonmark", "html-math-method is ignored", "output-file is not read")
+QUARTO_ONLY = (
+    "unknown key format-links",
+    "format commonmark",
+    "html-math-method is ignored",
+    "output-file is not read",
+)
 # Dead links are told by tools/links.py, which sees every page and every anchor.
 TOLD_ELSEWHERE = ("broken link",)
 
@@ -60,7 +67,9 @@ def settle(
         name = re.search(r"output-file: (\S+)\.html", file.read_text(encoding="utf-8"))
         page = file.with_stem(name[1]) if name else file
         if page != file and page.exists():
-            raise SystemExit(f"{file.name} and {page.name} in {file.parent.name}/ would become the same page: rename one notebook")
+            raise SystemExit(
+                f"{file.name} and {page.name} in {file.parent.name}/ would become the same page: rename one notebook"
+            )
         file.rename(page)
 
 
@@ -79,7 +88,10 @@ def rendered(
         elif file.suffix in (".ipynb", ".yml"):
             file.unlink()
     if KATEX.exists():
-        shutil.copytree(KATEX, site.out / "site_libs" / "katex", ignore=shutil.ignore_patterns("contrib", "*.mjs", "*.ttf", "*.woff"))
+        shutil.copytree(KATEX / "fonts", site.out / "site_libs" / "katex" / "fonts")
+        for name in KATEX_FILES:
+            (site.out / "site_libs" / "katex" / name).parent.mkdir(exist_ok=True)
+            shutil.copy(KATEX / name, site.out / "site_libs" / "katex" / name)
     shutil.rmtree(out, ignore_errors=True)
     out.parent.mkdir(parents=True, exist_ok=True)
     shutil.move(site.out, out)
@@ -105,7 +117,9 @@ def unlisted(
     "A room that the sidebar of nbs/_quarto.yml forgets would be a page that nobody finds."
     listed = yaml.safe_dump(yaml.safe_load((nbs / "_quarto.yml").read_text(encoding="utf-8"))["website"]["sidebar"])
     rooms = {f.parent.relative_to(nbs).as_posix() for f in nbs.rglob("*.ipynb")} - {"."}
-    return sorted(f"nbs/{room} is not in the sidebar of nbs/_quarto.yml" for room in rooms if f"{room}/*.ipynb" not in listed)
+    return sorted(
+        f"nbs/{room} is not in the sidebar of nbs/_quarto.yml" for room in rooms if f"{room}/*.ipynb" not in listed
+    )
 
 
 def main() -> int:

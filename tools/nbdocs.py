@@ -1,7 +1,8 @@
-"""What nbdev's docs processing takes from this project (`doc_procs` in pyproject.toml), under Quarto and tools/docsite.py alike.
+"""What nbdev's docs processing takes from us (`doc_procs` in pyproject.toml), for Quarto and tools/docsite.py.
 
 Nothing of a notebook runs while its page is made: signatures, parameter tables and code are read from the export cells
-themselves, comments included, so a page cannot differ from the notebook and a site takes seconds. Put this folder on PYTHONPATH.
+themselves, comments included, so a page cannot differ from the notebook and a site takes seconds. Put this folder on
+PYTHONPATH.
 """
 
 import ast
@@ -78,7 +79,9 @@ def parameters(
     rows += [(a.kwarg, None, "**")] if a.kwarg else []
     if a.posonlyargs:
         rows.insert(len(a.posonlyargs), (None, None, "/"))
-    last = {(default or arg).end_lineno: arg for arg, default, _ in rows if arg}  # a comment belongs to the last on its line
+    last = {
+        (default or arg).end_lineno: arg for arg, default, _ in rows if arg
+    }  # a comment belongs to the last on its line
     if node.returns:
         last.pop(node.returns.end_lineno, None)
     found = []
@@ -98,7 +101,9 @@ def fields(
 ) -> list[Param]:  # annotated public names of its body
     "The fields of a dataclass or named tuple."
     rows = [n for n in node.body if isinstance(n, ast.AnnAssign) and not text(n.target).startswith("_")]
-    return [Param(text(n.target), text(n.annotation), field_default(n.value), words_at(notes, n.end_lineno)) for n in rows]
+    return [
+        Param(text(n.target), text(n.annotation), field_default(n.value), words_at(notes, n.end_lineno)) for n in rows
+    ]
 
 
 def field_default(
@@ -180,7 +185,11 @@ def entry(
     isclass = isinstance(node, ast.ClassDef)
     init = next((n for n in node.body if isinstance(n, DEFS) and n.name == "__init__"), None) if isclass else node
     params = parameters(init, notes) if init else fields(node, notes) if made_of_fields(node) else []
-    result = ("", "") if isclass or not node.returns else (text(node.returns).strip("'"), words_at(notes, node.returns.end_lineno))
+    result = (
+        ("", "")
+        if isclass or not node.returns
+        else (text(node.returns).strip("'"), words_at(notes, node.returns.end_lineno))
+    )
     lines = [f"@{text(d)}" for d in node.decorator_list]
     if isclass:
         bases = f"({', '.join(map(text, node.bases))})" if node.bases else ""
@@ -197,7 +206,7 @@ def entry(
         table(params, result),
     ]
     if not owner:
-        parts.append(folded(ast.get_source_segment(source, node, padded=True), node))
+        parts.append(folded(source, node))
         methods = [n for n in node.body if isinstance(n, DEFS[:2]) and not n.name.startswith("_")] if isclass else []
         parts += [entry(n, source, line_of, url, owner=name) for n in methods]
     return "\n\n".join(p for p in parts if p)
@@ -211,12 +220,13 @@ def made_of_fields(
 
 
 def folded(
-    source: str,  # code of the object
-    node: ast.stmt,  # the object, for its decorators
+    source: str,  # the code that the object stands in
+    node: ast.stmt,  # the object
 ) -> str:  # a closed block that opens on click
-    "The whole code, out of the way."
-    head = "".join(f"@{text(d)}\n" for d in node.decorator_list)
-    return f'<details class="api-code">\n<summary>code</summary>\n\n```python\n{head}{source}\n```\n\n</details>'
+    "The whole code, comments and decorators included, out of the way."
+    first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
+    whole = "\n".join(source.splitlines()[first - 1 : node.end_lineno])
+    return f'<details class="api-code">\n<summary>code</summary>\n\n```python\n{whole}\n```\n\n</details>'
 
 
 def documented(
@@ -229,7 +239,9 @@ def documented(
     defs = [n for n in tree if isinstance(n, DEFS)]
     if defs:
         return [entry(n, source, line_of, url) for n in defs if not n.name.startswith("_")]
-    return [] if all(isinstance(n, ast.Import | ast.ImportFrom) for n in tree) else [f"```python\n{source.strip()}\n```"]
+    return (
+        [] if all(isinstance(n, ast.Import | ast.ImportFrom) for n in tree) else [f"```python\n{source.strip()}\n```"]
+    )
 
 
 # ---------------------------------------------------------------- links
@@ -249,6 +261,9 @@ def index() -> tuple[dict[str, str], dict[str, list[str]]]:  # full name → pag
                 pages[full] = page
                 for i in range(1, len(parts)):
                     endings[".".join(parts[i:])].append(full)
+    for module, names in space["d"]["syms"].items():
+        pages[module] = next(iter(names.values()))[0].partition("#")[0]
+        endings[module] = endings[module.partition(".")[2]] = [module]
     return pages, endings
 
 
@@ -318,18 +333,23 @@ def published(
 
 
 class Page(Processor):
-    "Turns a notebook into its page: export cells into documentation, names and notebooks into links, its number into its place."
+    "A notebook as a page: export cells become documentation, names become links, its number becomes its place."
 
     def begin(self) -> None:
         cfg, path = get_config(), Path(self.nb.path_).resolve()
         where = path.relative_to(cfg.nbs_path.resolve())
         page, module = nbpath2html(where).as_posix(), ""
         for c in self.nb.cells:
-            module = f"{cfg.lib_path.name}.{c.directives_['default_exp'].strip()}" if "default_exp" in c.directives_ else module
+            module = (
+                f"{cfg.lib_path.name}.{c.directives_['default_exp'].strip()}"
+                if "default_exp" in c.directives_
+                else module
+            )
         self.nb.cells = list(self.cells(module))
         for c in self.nb.cells:
             if c.cell_type == "markdown":
-                c.source = published(linked(c.source, module, page), path.parent)
+                said = re.sub(r"\A(#\|.*\n)+", "", c.source)  # directives that came from the cell's metadata
+                c.source = published(linked(said, module, page), path.parent)
             for out in c.get("outputs", []):
                 said = out.get("data", {}).get("text/markdown")
                 if said:
