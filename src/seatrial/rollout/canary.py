@@ -178,7 +178,7 @@ def conclude(
         return patience(state.plan, ", ".join(waiting), stayed_s)
     return onward(state, stayed_s)
 
-# %% ../../../nbs/rollout/04_canary.ipynb #4eea884c
+# %% ../../../nbs/rollout/04_canary.ipynb #7e8fe69f
 def patience(
     plan: Plan,
     waiting: str,  # the gates that are open
@@ -189,7 +189,7 @@ def patience(
         return "abort", "stop", f"futile: after {plan.horizon_s:g} s still open: {waiting}"
     return "hold", "continue", f"open: {waiting}"
 
-
+# %% ../../../nbs/rollout/04_canary.ipynb #069c562d
 def onward(
     state: TrialState,
     stayed_s: float,  # since the stage began
