@@ -32,7 +32,7 @@ notebooks: .venv/ready  ## run every notebook and store its outputs (authoring)
 	@$(BIN)/nbdev-test --save --n-workers 1 --do-print && $(BIN)/nbdev-clean
 
 docs: .venv/ready  ## build the site into _docs and check every link
-	@$(BIN)/python tools/site.py && $(BIN)/python tools/links.py _docs
+	@$(BIN)/python tools/docsite.py && $(BIN)/python tools/links.py _docs
 
 bench: .venv/ready  ## measure, side by side, what is claimed
 	@$(BIN)/python -m tools.bench
