@@ -143,7 +143,7 @@ def code(
     source: str,  # code as written
 ) -> str:  # HTML that Markdown leaves alone, even in a table cell
     "Inline code with every character that Markdown could read escaped."
-    safe = re.sub(r"[^ \w.,:=()'-]|__", lambda m: "".join(f"&#{ord(c)};" for c in m[0]), source)
+    safe = re.sub(r"[^ \w.,:=()-]|__|\.\.+|--+", lambda m: "".join(f"&#{ord(c)};" for c in m[0]), source)
     return f"<code>{safe}</code>" if source else ""
 
 
@@ -235,6 +235,7 @@ def documented(
     url: str,  # the module's page in the repository
 ) -> list[str]:  # one piece of Markdown an object; constants are shown as they are
     "The documentation of everything public that a cell exports."
+    source = re.sub(r"\A(#\|.*\n)+", "", source)  # directives of the notebook
     tree = ast.parse(source).body
     defs = [n for n in tree if isinstance(n, DEFS)]
     if defs:
@@ -259,7 +260,7 @@ def index() -> tuple[dict[str, str], dict[str, list[str]]]:  # full name → pag
             parts = full.split(".")
             if not any(p.startswith("_") for p in parts):
                 pages[full] = page
-                for i in range(1, len(parts)):
+                for i in range(len(parts)):
                     endings[".".join(parts[i:])].append(full)
     for module, names in space["d"]["syms"].items():
         pages[module] = next(iter(names.values()))[0].partition("#")[0]
@@ -381,7 +382,7 @@ def source_of(
     cfg = get_config()
     code_root = cfg.lib_path.parent
     if not (code_root / file).exists():
-        raise FileNotFoundError(f"{file} is not exported yet: run `make export` before building the docs")
+        raise SystemExit(f"{file} is not exported yet: run `make export` before building the docs")
     lines = {}
     for node in ast.parse((code_root / file).read_text(encoding="utf-8")).body:
         if isinstance(node, DEFS):

@@ -183,3 +183,24 @@ def test_a_name_that_could_mean_two_things_is_no_link(monkeypatch):
     )
     assert nbdocs.linked("`load`", "s.a", "a.html") == "[`load`](#load)", "a module means its own names"
     assert nbdocs.linked("# `Moments`\n```\n`Moments`\n```", "s.c", "c.html") == "# `Moments`\n```\n`Moments`\n```"
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ("[shift](../drift/02_shift.ipynb#psi)", "[shift](../drift/shift.html#psi)"),
+        ("[licence](../../LICENSE)", "[licence](https://github.com/seatrial/seatrial/blob/main/LICENSE)"),
+        ("![x](../images/voyage.svg)", "![x](../images/voyage.svg)"),
+        ("[out](https://example.org/a.ipynb)", "[out](https://example.org/a.ipynb)"),
+        ("[here](#there)", "[here](#there)"),
+    ],
+)
+def test_links_of_a_notebook_hold_on_the_site(monkeypatch, written, shown):
+    monkeypatch.chdir(ROOT)
+    assert nbdocs.published(written, NBS / "stats") == shown
+
+
+def test_a_notebook_that_was_never_exported_is_named(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit, match="nowhere.py is not exported yet: run `make export`"):
+        nbdocs.source_of(Path("seatrial/stats/nowhere.py"))

@@ -1,0 +1,97 @@
+"What the README tells a newcomer to type works, typed as it stands there."
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
+
+def blocks(language):
+    "The fenced blocks of one language, in order."
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.S | re.M)
+
+
+def free_port():
+    "A port that nobody listens on."
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def until_ready(server, port, patience_s=90):
+    "Wait until the server says that it is ready; fail at once where it has ended."
+    deadline = time.monotonic() + patience_s
+    while time.monotonic() < deadline:
+        assert server.poll() is None, f"the server ended with status {server.returncode}"
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/health/ready", timeout=5) as answer:
+                if answer.status == 200:
+                    return
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            pass
+        time.sleep(0.2)
+    pytest.fail(f"the server was not ready after {patience_s} s")
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="needs curl, which the README uses")
+def test_your_own_model_is_registered_served_and_judged_as_the_readme_says(place, monkeypatch):
+    port = free_port()
+    monkeypatch.setenv("SEATRIAL_SERVE_PORT", str(port))
+    monkeypatch.setenv("PATH", PATH)
+    (code,) = blocks("python")
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+    serving, asking = (b for b in blocks("sh") if "seatrial" in b or "curl" in b)
+    log = (place / "server.log").open("w+")
+    server = subprocess.Popen(serving.split(), stdout=log, stderr=log, start_new_session=True)
+    try:
+        until_ready(server, port)
+        typed = asking.replace("localhost:8000", f"127.0.0.1:{port}")
+        done = subprocess.run(["sh", "-e", "-c", typed], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        assert '"model_name":"mine"' in done.stdout.replace(" ", "")
+        assert '"id":"first"' in done.stdout.replace(" ", "")
+        assert "species" in done.stdout, "the journal shows the outcome"
+        os.killpg(server.pid, signal.SIGINT)
+        server.wait(timeout=60)
+    except BaseException:
+        log.seek(0)
+        print(log.read())
+        raise
+    finally:
+        try:
+            os.killpg(server.pid, 0)
+        except ProcessLookupError:
+            left = False
+        else:
+            left = True
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait(timeout=30)
+        log.close()
+    assert not left, "Ctrl-C left processes behind"
+
+
+def test_every_make_target_that_the_readme_names_exists():
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
+    named = set(re.findall(r"\bmake ([a-z]+)\b", README))
+    assert {"demo", "test"} <= named <= targets
+
+
+def test_every_relative_link_of_the_readme_exists():
+    links = re.findall(r"\]\(([^)#\s]+)", README)
+    local = [link for link in links if not link.startswith("http")]
+    assert local
+    assert [link for link in local if not (ROOT / link).exists()] == []
