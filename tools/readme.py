@@ -1,10 +1,11 @@
-"""Make README.md from nbs/index.ipynb, and the page of settings from the declarations in base.settings.
+"""Make README.md from nbs/index.ipynb, its table of rooms from the folders, the page of settings from base.settings.
 
 usage: python tools/readme.py [--check]     (--check writes nothing; exit 1 where a file is out of date)
 """
 
 import argparse
 import difflib
+import json
 import os
 import re
 import sys
@@ -28,11 +29,34 @@ def moved(
     return full.relative_to(ROOT).as_posix() + hash_ + anchor
 
 
-def readme() -> str:  # the text of README.md
+def listed(
+    line: str,  # a line of the home page
+) -> str:  # the same; of a room's row, the last cell names every notebook of the room
+    "The table of rooms, kept complete: questions are written by people, names are read from the folders."
+    row = re.fullmatch(r"\| (\w+) \| (.+) \| .* \|(\n?)", line)
+    notebooks = sorted((NBS / row[1]).glob("*.ipynb")) if row else []
+    if not notebooks:
+        return line
+    names = (f"[{re.sub(r'^[0-9]+_', '', n.stem).replace('_', ' ')}]({row[1]}/{n.name})" for n in notebooks)
+    return f"| {row[1]} | {row[2]} | {', '.join(names)} |{row[3]}"
+
+
+def home() -> str:  # the text of nbs/index.ipynb
+    "The home page with a complete table of rooms."
+    notebook = json.loads((NBS / "index.ipynb").read_text(encoding="utf-8"))
+    for cell in notebook["cells"]:
+        cell["source"] = [listed(line) for line in "".join(cell["source"]).splitlines(keepends=True)]
+    return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+
+
+def readme(
+    page: str,  # the text of nbs/index.ipynb
+) -> str:  # the text of README.md
     "The home page as GitHub shows it."
+    import nbformat
     from nbconvert import MarkdownExporter
 
-    body, _ = MarkdownExporter().from_filename(str(NBS / "index.ipynb"))
+    body, _ = MarkdownExporter().from_notebook_node(nbformat.reads(page, as_version=4))
     body = re.sub(r"\]\(([^)\s]+)\)", lambda m: f"]({moved(m[1])})", body)
     return MADE.format(source="nbs/index.ipynb") + re.sub(r"\n{3,}", "\n\n", body).strip() + "\n"
 
@@ -75,7 +99,9 @@ def main(
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where a file is out of date")
     check, stale = parser.parse_args(args).check, 0
-    for file, wanted in {ROOT / "README.md": readme(), NBS / "settings.qmd": settings_page()}.items():
+    page = home()
+    made = {NBS / "index.ipynb": page, ROOT / "README.md": readme(page), NBS / "settings.qmd": settings_page()}
+    for file, wanted in made.items():
         found = file.read_text(encoding="utf-8") if file.exists() else ""
         if found == wanted:
             continue

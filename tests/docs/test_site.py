@@ -202,5 +202,5 @@ def test_links_of_a_notebook_hold_on_the_site(monkeypatch, written, shown):
 
 def test_a_notebook_that_was_never_exported_is_named(monkeypatch):
     monkeypatch.chdir(ROOT)
-    with pytest.raises(SystemExit, match="nowhere.py is not exported yet: run `make export`"):
+    with pytest.raises(SystemExit, match=r"nowhere\.py is not exported yet: run `make export`"):
         nbdocs.source_of(Path("seatrial/stats/nowhere.py"))
