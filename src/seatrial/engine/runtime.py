@@ -154,7 +154,7 @@ class Engine:
             "signature": self.bundle.signature.to_dict(),
         }
 
-# %% ../../../nbs/engine/02_runtime.ipynb #e7f1e385
+# %% ../../../nbs/engine/02_runtime.ipynb #564ecd69
 def _answers(engine: Engine, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     "The graph's outputs under the client's names, one row for each that went in."
     rows, shapes = len(next(iter(tensors.values()))), {name: t.shape for name, t in tensors.items()}
@@ -165,13 +165,16 @@ def _answers(engine: Engine, tensors: dict[str, np.ndarray]) -> dict[str, np.nda
         raise CannotDo(f"{where} ({_first_line(e)}); send less, or shorter, or export the model again") from None
     answers = {}
     for spec, value in zip(engine.bundle.signature.outputs, out, strict=True):
-        answers[spec.name] = value = np.asarray(value, dtype=DATATYPES[spec.datatype])
+        value = np.asarray(value, dtype=DATATYPES[spec.datatype])
+        if spec.shape == (-1,) and value.shape == (rows, 1):  # a column of one is a number a row
+            value = value[:, 0]
+        answers[spec.name] = value
         if value.ndim != len(spec.shape) or len(value) != rows:
             wanted = f"{rows} rows of shape {list(spec.shape)}"
             raise CannotDo(f"{spec.name} must be {wanted}, but the graph gave {list(value.shape)}; export it again")
     return answers
 
-# %% ../../../nbs/engine/02_runtime.ipynb #b4ab22da
+# %% ../../../nbs/engine/02_runtime.ipynb #3fa1deda
 def example(
     signature: Signature,  # what the model takes
     rows: int = 1,  # how many rows, 1 or more
@@ -180,9 +183,8 @@ def example(
     made = {}
     for s in signature.inputs:
         shape = (rows, *(1 if d == -1 else d for d in s.shape[1:]))
-        made[s.name] = (
-            np.full(shape, "warm words", object) if s.datatype == "BYTES" else np.zeros(shape, DATATYPES[s.datatype])
-        )
+        dtype = DATATYPES[s.datatype]
+        made[s.name] = np.full(shape, "warm words" if s.datatype == "BYTES" else 0, dtype)
     return made
 
 
