@@ -10,6 +10,7 @@ import io
 import os
 import posixpath
 import re
+import textwrap
 import tokenize
 from collections import defaultdict
 from functools import cache
@@ -136,6 +137,18 @@ def signature(
     return flat if len(flat) <= WIDTH else "\n".join([f"{start}(", *(f"    {p}," for p in params), f"){end}"])
 
 
+def constructor(
+    start: str,  # such as `class Moments`
+    params: list[Param],  # its fields or parameters
+) -> str:  # the signature where it fits a line, else the names alone: types and defaults stand in the table
+    "How a class is made."
+    flat = signature(start, params, "")
+    if "\n" not in flat or not table(params):
+        return flat
+    names = textwrap.wrap(", ".join(p.name for p in params), WIDTH)
+    return "\n    ".join([f"{start}(", *names]) + "\n)"
+
+
 # ---------------------------------------------------------------- writing the page
 
 
@@ -193,7 +206,7 @@ def entry(
     lines = [f"@{text(d)}" for d in node.decorator_list]
     if isclass:
         bases = f"({', '.join(map(text, node.bases))})" if node.bases else ""
-        lines.append(signature(f"class {node.name}", params, "") if params else f"class {node.name}{bases}")
+        lines.append(constructor(f"class {node.name}", params) if params else f"class {node.name}{bases}")
     else:
         start = "async def" if isinstance(node, ast.AsyncFunctionDef) else "def"
         lines.append(signature(f"{start} {node.name}", params, result[0]))
@@ -269,13 +282,15 @@ def index() -> tuple[dict[str, str], dict[str, list[str]]]:  # full name → pag
 
 
 def find(
-    name: str,  # what stands in backticks, without parentheses
+    name: str,  # what stands in backticks, such as `Moments`, `welch()` or `stats.moments.Moments`
     module: str,  # the module whose page it stands on, such as `seatrial.stats.moments`
 ) -> str | None:  # page and anchor; None where the name is unknown or could mean two things
     "The page of a name: this module's own first, then the only one in the package."
     pages, endings = index()
+    called, name = name.endswith("()"), name.removesuffix("()")
     here = pages.get(f"{module}.{name}")
-    return here or (pages[endings[name][0]] if len(endings.get(name, ())) == 1 else None)
+    word = re.fullmatch("[a-z]+", name) and not called  # `write` and `split` mean many things to many modules
+    return here or (pages[endings[name][0]] if len(endings.get(name, ())) == 1 and not word else None)
 
 
 def linked(
@@ -287,7 +302,7 @@ def linked(
     seen, fenced, lines = set(), False, []
 
     def link(m: re.Match) -> str:
-        target = find(m[1].removesuffix("()"), module)
+        target = find(m[1], module)
         if target is None or target in seen:
             return m[0]
         seen.add(target)

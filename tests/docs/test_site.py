@@ -173,8 +173,18 @@ def test_code_in_a_table_reads_back_as_it_was(source):
 
 
 def test_a_name_that_could_mean_two_things_is_no_link(monkeypatch):
-    pages = {"s.a.load": "a.html#load", "s.b.load": "b.html#load", "s.a.Moments": "a.html#moments"}
-    endings = {"load": ["s.a.load", "s.b.load"], "b.load": ["s.b.load"], "Moments": ["s.a.Moments"]}
+    pages = {
+        "s.a.load": "a.html#load",
+        "s.b.load": "b.html#load",
+        "s.a.Moments": "a.html#moments",
+        "s.a.merge": "a.html#merge",
+    }
+    endings = {
+        "load": ["s.a.load", "s.b.load"],
+        "b.load": ["s.b.load"],
+        "Moments": ["s.a.Moments"],
+        "merge": ["s.a.merge"],
+    }
     monkeypatch.setattr(nbdocs, "index", lambda: (pages, endings))
     said = nbdocs.linked("`load` of `b.load` gives `Moments`, and `Moments` again; [`Moments`](x)", "s.c", "c.html")
     assert (
@@ -182,6 +192,7 @@ def test_a_name_that_could_mean_two_things_is_no_link(monkeypatch):
         == "`load` of [`b.load`](b.html#load) gives [`Moments`](a.html#moments), and `Moments` again; [`Moments`](x)"
     )
     assert nbdocs.linked("`load`", "s.a", "a.html") == "[`load`](#load)", "a module means its own names"
+    assert nbdocs.linked("one `merge`, one `merge()`", "s.c", "c.html") == "one `merge`, one [`merge()`](a.html#merge)"
     assert nbdocs.linked("# `Moments`\n```\n`Moments`\n```", "s.c", "c.html") == "# `Moments`\n```\n`Moments`\n```"
 
 
