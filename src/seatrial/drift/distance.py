@@ -130,7 +130,7 @@ def tallied(
         common, counts = [*common, "(rare)"], [[*row, t - sum(row)] for row, t in zip(counts, (n, m), strict=True)]
     return common, np.array(counts)
 
-# %% ../../../nbs/drift/01_distance.ipynb #aae520ef
+# %% ../../../nbs/drift/01_distance.ipynb #870a4ace
 def chi2_moments(
     table: np.ndarray,  # (2, k) counts, no empty row or column, at least 4 in all
 ) -> tuple[float, float]:  # mean, variance

@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike
 from .comparison import rate
 from .moments import finite
 
-# %% ../../../nbs/stats/04_multiple.ipynb #d83c2a14
+# %% ../../../nbs/stats/04_multiple.ipynb #1f074cc6
 @dataclass(frozen=True, slots=True)
 class Discoveries:
     "Which hypotheses are rejected, in the order they came in."

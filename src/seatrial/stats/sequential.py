@@ -22,10 +22,11 @@ Docs: https://seatrial.github.io/seatrial/stats/sequential.html.md"""
 __all__ = ['mixture', 'evidence', 'reach', 'units_needed', 'sequential', 'pooled_error', 'effective_units', 'always_valid',
            'always_valid_paired', 'joined', 'restored', 'Running']
 
-# %% ../../../nbs/stats/03_sequential.ipynb #4a4460ef
+# %% ../../../nbs/stats/03_sequential.ipynb #1745ccb6
 import math
 from dataclasses import asdict, dataclass, field
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from .comparison import Comparison, NotEnough, differences, lacking, rate, spread, summary
@@ -41,14 +42,14 @@ def mixture(
         raise ValueError(f"tuned_for must be a positive number of units, got tuned_for={tuned_for}")
     return (-2 * math.log(alpha) + math.log1p(-2 * math.log(alpha))) / tuned_for
 
-# %% ../../../nbs/stats/03_sequential.ipynb #1ae7d217
+# %% ../../../nbs/stats/03_sequential.ipynb #1f2fda0b
 def evidence(
-    t2: float,  # squared t statistic
-    df: float,  # its degrees of freedom
-    g: float,  # 1 + effective units * rho^2
-) -> float:  # natural logarithm of e
-    "How strongly the data speak against the hypothesis that t2 was computed for."
-    return (df + 1) / 2 * (math.log1p(t2 / df) - math.log1p(t2 / (df * g))) - math.log(g) / 2
+    t2: float | np.ndarray,  # squared t statistic
+    df: float | np.ndarray,  # its degrees of freedom
+    g: float | np.ndarray,  # 1 + effective units * rho^2, > 1
+) -> float | np.ndarray:  # natural logarithm of e
+    "How strongly the data speak against the hypothesis that t2 was computed for (arXiv:2210.08589)."
+    return (df + 1) / 2 * (np.log1p(t2 / df) - np.log1p(t2 / (df * g))) - np.log(g) / 2
 
 # %% ../../../nbs/stats/03_sequential.ipynb #7785af67
 def reach(
@@ -73,7 +74,7 @@ def units_needed(
         n += 1
     return n
 
-# %% ../../../nbs/stats/03_sequential.ipynb #750ecda5
+# %% ../../../nbs/stats/03_sequential.ipynb #06c7ed69
 def sequential(
     effect: float,  # estimated difference
     se: float,  # its standard error
@@ -90,17 +91,17 @@ def sequential(
     if math.isinf(half):
         why = f"no data, however clear, could yet exclude a value at alpha={alpha:g} when tuned for {tuned_for:g} units"
         return NotEnough(units_needed(rho2, alpha), math.floor(units), why)
-    p = math.exp(min(0.0, -evidence((effect / se) ** 2, df, g)))
+    p = math.exp(min(0.0, -float(evidence((effect / se) ** 2, df, g))))
     return Comparison(effect, effect - half, effect + half, p, alpha, *sizes, "always valid")
 
-# %% ../../../nbs/stats/03_sequential.ipynb #714c4c09
+# %% ../../../nbs/stats/03_sequential.ipynb #441b8de4
 def pooled_error(
     control: Moments,  # n >= 2
     treatment: Moments,  # n >= 2
 ) -> float:  # standard error of the difference if both variances are one
     "Standard error from the variance of all units together, each about the mean of its own arm."
     n = control.n + treatment.n
-    return math.sqrt((control.m2 + treatment.m2) / (n - 2) * n / control.n / treatment.n)
+    return ((control.m2 + treatment.m2) / (n - 2) * n / control.n / treatment.n) ** 0.5
 
 # %% ../../../nbs/stats/03_sequential.ipynb #d56053d6
 def effective_units(
