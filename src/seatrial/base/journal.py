@@ -11,7 +11,7 @@ __all__ = ['DAY_S', 'first_of_each', 'pending', 'unseen', 'day', 'matching', 'ro
            'drained', 'write_day', 'roll_day', 'oldest_day', 'Archive', 'fsynced', 'Journal', 'tend', 'Decision',
            'Outcome', 'Prediction', 'unpack']
 
-# %% ../../../nbs/base/06_journal.ipynb #61689e32
+# %% ../../../nbs/base/06_journal.ipynb #2b00b1b2
 import logging
 import os
 import threading

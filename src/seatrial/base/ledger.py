@@ -10,8 +10,9 @@ Docs: https://seatrial.github.io/seatrial/base/ledger.html.md"""
 __all__ = ['SQL', 'METADATA', 'TABLES', 'SPOOLS', 'LEASES', 'Terms', 'sql_table', 'backend', 'connected', 'upsert', 'insert',
            'terms', 'where', 'hot', 'take', 'decided', 'evidence_text', 'decision', 'Ledger']
 
-# %% ../../../nbs/base/05_ledger.ipynb #c9feef05
+# %% ../../../nbs/base/05_ledger.ipynb #02eca77d
 import contextlib
+import json
 import operator
 import sqlite3
 import time
@@ -19,12 +20,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-import orjson
 import pyarrow as pa
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from .record import DECISIONS, KINDS, OUTCOMES, Decision, Kind
+from .record import DECISIONS, KINDS, OUTCOMES, Decision, Kind, json_text
 from .settings import CannotDo
 from .spool import after_fork
 
@@ -163,7 +163,7 @@ def take(
     mine = {"holder": new.excluded.holder, "until_s": new.excluded.until_s}
     return connection.execute(new.on_conflict_do_update(index_elements=["name"], set_=mine, where=free)).rowcount == 1
 
-# %% ../../../nbs/base/05_ledger.ipynb #a23e8601
+# %% ../../../nbs/base/05_ledger.ipynb #131313ed
 def decided(
     decision: Decision,  # as made
     now_s: float,  # by the journal's clock, seconds
@@ -180,17 +180,17 @@ def evidence_text(
 ) -> str:  # JSON
     "The evidence of a decision as it is stored."
     try:
-        return orjson.dumps(decision.evidence, option=orjson.OPT_SERIALIZE_NUMPY).decode()
-    except TypeError as error:
-        raise ValueError(f"evidence must be JSON with names as keys ({error}), got {decision.evidence!r}") from error
+        return json_text(decision.evidence)
+    except ValueError as error:
+        raise ValueError(f"the evidence of a decision is refused: {error}") from error
 
-# %% ../../../nbs/base/05_ledger.ipynb #b0329ed5
+# %% ../../../nbs/base/05_ledger.ipynb #1a2d2a2a
 def decision(
     row: Any,  # of the table
 ) -> Decision:
     "A row of the table as a decision."
     values = {name: getattr(row, name) for name in DECISIONS.types}
-    return Decision(**values | {"evidence": orjson.loads(row.evidence)})
+    return Decision(**values | {"evidence": json.loads(row.evidence)})
 
 # %% ../../../nbs/base/05_ledger.ipynb #9bcf5682
 class Ledger:

@@ -8,10 +8,11 @@ Docs: https://seatrial.github.io/seatrial/base/record.html.md"""
 
 # %% auto #0
 __all__ = ['ARROW', 'PREDICTIONS', 'OUTCOMES', 'DECISIONS', 'KINDS', 'SPOOLED', 'VALUES', 'EXACT', 'NUMBERS', 'LATEST_S',
-           'Prediction', 'Outcome', 'Decision', 'Kind', 'sound', 'exact', 'refusal', 'row', 'line', 'stored', 'column',
-           'unpack']
+           'ENCODER', 'Prediction', 'Outcome', 'Decision', 'Kind', 'sound', 'exact', 'refusal', 'native', 'finite',
+           'json_text', 'row', 'line', 'stored', 'column', 'unpack']
 
-# %% ../../../nbs/base/03_record.ipynb #ab813a93
+# %% ../../../nbs/base/03_record.ipynb #c085fa93
+import json
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -20,7 +21,6 @@ from math import isfinite
 from typing import Any
 
 import numpy as np
-import orjson
 import pyarrow as pa
 
 # %% ../../../nbs/base/03_record.ipynb #16849470
@@ -157,6 +157,44 @@ def refusal(
             return ValueError(f"{name} must be between {low} and {high}, got {value!r}")
     return ValueError(f"the numbers of a record are too large: {record!r}")
 
+# %% ../../../nbs/base/03_record.ipynb #a8dae443
+def native(
+    value: Any,  # of a type that JSON does not know
+) -> Any:  # of one that it knows
+    "NumPy's scalars and arrays as Python's."
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=native)
+
+
+def finite(
+    value: Any,  # JSON, but for its numbers
+) -> Any:
+    "The same with None in place of every number that is not finite."
+    if isinstance(value, dict):
+        return {key: finite(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [finite(v) for v in value]
+    return None if isinstance(value, (float, np.floating)) and not isfinite(value) else value
+
+# %% ../../../nbs/base/03_record.ipynb #7cb760ba
+def json_text(
+    value: Any,  # dictionaries with names as keys, lists, numbers, texts; also numpy's
+) -> str:  # JSON as every program reads it
+    "JSON, with null for a number that is not finite."
+    try:
+        try:
+            return ENCODER.encode(value)
+        except ValueError:
+            return ENCODER.encode(finite(value))
+    except (TypeError, RecursionError) as error:
+        raise ValueError(
+            f"want JSON: dictionaries with names as keys, lists, numbers and texts, but {error}"
+        ) from error
+
 # %% ../../../nbs/base/03_record.ipynb #12587f2f
 def row(
     record: Prediction | Outcome,  # as given
@@ -173,19 +211,17 @@ def row(
         raise refusal(record) from None
     return (SPOOLED[type(record)].name, *values)
 
-# %% ../../../nbs/base/03_record.ipynb #ff4a53cc
+# %% ../../../nbs/base/03_record.ipynb #8bcb1fc1
 def line(
     records: Sequence[Prediction | Outcome],  # one batch
 ) -> bytes:  # JSON: [[kind, field, field, …], …]
     "A batch as one line of JSON, refused as a whole where a record is unsound."
-    rows = [row(record) for record in records]
     try:
-        return orjson.dumps(rows, option=orjson.OPT_SERIALIZE_NUMPY)
-    except TypeError as error:
-        rule = "text of a record must be Unicode, and its features and outputs JSON with names as keys"
-        raise ValueError(f"{rule}: {error}") from error
+        return json_text([row(record) for record in records]).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"text of a record must be Unicode, got {error.object[error.start : error.end]!r}") from error
 
-# %% ../../../nbs/base/03_record.ipynb #05d9fa9d
+# %% ../../../nbs/base/03_record.ipynb #65e44070
 def stored(
     kind: Kind,  # of the record
     values: Sequence[Any],  # as spooled, in the order of the fields
@@ -193,9 +229,9 @@ def stored(
 ) -> dict[str, Any]:  # a row for SQL and Arrow
     "One spooled record as a row."
     typed = zip(kind.types.items(), values, strict=True)
-    return {n: orjson.dumps(v).decode() if t is dict else t(v) for (n, t), v in typed} | {"stamp": stamp}
+    return {n: json_text(v) if t is dict else t(v) for (n, t), v in typed} | {"stamp": stamp}
 
-# %% ../../../nbs/base/03_record.ipynb #fafe93ae
+# %% ../../../nbs/base/03_record.ipynb #7c8ca658
 def column(
     values: list,  # of one name, None where it is missing
 ) -> pa.Array:
@@ -203,9 +239,9 @@ def column(
     try:
         return pa.array(values)
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-        return pa.array([None if v is None else orjson.dumps(v).decode() for v in values])
+        return pa.array([None if v is None else json_text(v) for v in values])
 
-# %% ../../../nbs/base/03_record.ipynb #6debe82c
+# %% ../../../nbs/base/03_record.ipynb #9fe2090f
 def unpack(
     table: pa.Table,  # of `Journal.read` or `Journal.scored`
     name: str,  # a column of JSON objects: features, outputs or evidence
@@ -213,7 +249,7 @@ def unpack(
     "Turn a column of JSON objects into columns."
     if name not in table.column_names:
         raise ValueError(f"name must be a column, one of {', '.join(table.column_names)}, got {name!r}")
-    objects = [orjson.loads(text) if text else {} for text in table[name].to_pylist()]
+    objects = [json.loads(text) if text else {} for text in table[name].to_pylist()]
     for key in dict.fromkeys(key for row in objects for key in row):
         table = table.append_column(f"{name}.{key}", column([row.get(key) for row in objects]))
     return table

@@ -10,9 +10,10 @@ Docs: https://seatrial.github.io/seatrial/base/spool.html.md"""
 __all__ = ['ROTATE', 'cut_back', 'put', 'opened', 'sync_folder', 'new_file', 'ownerless', 'alone', 'after_fork', 'Spool',
            'parsed', 'spooled', 'put_aside']
 
-# %% ../../../nbs/base/04_spool.ipynb #96d54d00
+# %% ../../../nbs/base/04_spool.ipynb #f1ceab3e
 import contextlib
 import fcntl
+import json
 import logging
 import os
 import threading
@@ -22,8 +23,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
-
-import orjson
 
 from .record import KINDS, OUTCOMES, PREDICTIONS, Kind, stored
 from .settings import CannotDo
@@ -173,13 +172,13 @@ class Spool:
         self.turn = threading.Lock()
         self.leave()
 
-# %% ../../../nbs/base/04_spool.ipynb #d244c1d0
+# %% ../../../nbs/base/04_spool.ipynb #2fb70036
 def parsed(
     text: bytes,  # one line
 ) -> list[tuple[Kind, dict]]:  # kind and row of each record; ValueError where it is damaged
     "The records of one spooled line."
     try:
-        stamp, records = orjson.loads(text)
+        stamp, records = json.loads(text.decode())
         return [(KINDS[k], stored(KINDS[k], values, stamp + i)) for i, (k, *values) in enumerate(records)]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"not a line of the spool: {text[:40]!r}") from error
