@@ -1,0 +1,106 @@
+"The report over many features: what it names, what it refuses, how often it errs."
+
+import numpy as np
+import pytest
+
+from seatrial.drift.shift import bars, shift
+
+
+def draw(seed, n, moved=0.0, features=5):
+    rng = np.random.default_rng(seed)
+    return {f"f{i}": rng.normal(moved * (i == 0), 1, n) for i in range(features)}
+
+
+def test_what_moved_is_named_and_nothing_else():
+    found = shift(draw(0, 2000), draw(1, 500, moved=1.0))
+    assert found.verdict == "shifted" and [f.name for f in found.shifted] == ["f0"]
+    assert "f0 (median" in found.words and found.features[0].name == "f0"
+
+
+def test_a_quiet_day_is_quiet():
+    verdicts = [shift(draw(2 * i, 1000), draw(2 * i + 1, 200)).verdict for i in range(100)]
+    assert verdicts.count("none") >= 90
+
+
+def test_a_certain_change_below_the_floor_is_watched_and_wakes_nobody():
+    rng = np.random.default_rng(0)
+    found = shift({"x": rng.normal(size=200_000)}, {"x": rng.normal(0.03, 1, size=200_000)})
+    assert found.verdict == "watch" and not found.shifted and "x" in found.words
+
+
+def test_a_large_change_that_may_be_chance_is_not_named():
+    found = shift(draw(0, 60, features=40), draw(1, 60, features=40))
+    assert max(f.psi for f in found.features) > 0.1 and found.verdict == "none"
+
+
+@pytest.mark.parametrize(("n", "m"), [(0, 100), (100, 0), (49, 100), (100, 49)])
+def test_too_few_rows_are_not_health(n, m):
+    found = shift(draw(0, n), draw(1, m))
+    assert found.verdict == "not enough data" and found.features == () and "50" in found.words
+    assert (found.n_reference, found.n_current) == (n, m)
+
+
+@pytest.mark.parametrize("m", [50, 1000])
+def test_few_of_the_named_features_are_named_in_vain(m):
+    rng, vain, missed = np.random.default_rng(4), [], []
+    for _ in range(12):
+        reference = {f"f{i}": rng.normal(size=1000) for i in range(60)}
+        current = {f"f{i}": rng.normal(0.8 * (i < 6), 1, m) for i in range(60)}
+        named = {f.name for f in shift(reference, current, psi_floor=0.0).shifted}
+        true = {f"f{i}" for i in range(6)}
+        vain.append(len(named - true) / max(1, len(named)))
+        missed.append(len(true - named) / 6)
+    assert np.mean(vain) - 3 * np.std(vain) / np.sqrt(12) <= 0.05
+    assert np.mean(missed) < (0.3 if m == 50 else 0.01)
+
+
+def test_categories_and_booleans_are_compared_by_their_shares():
+    reference = {"channel": ["web"] * 300 + ["app"] * 200, "cached": [True] * 100 + [False] * 400}
+    current = {"channel": ["web"] * 50 + ["tv"] * 50, "cached": [True] * 20 + [False] * 80}
+    found = {f.name: f for f in shift(reference, current).features}
+    assert found["channel"].shifted and "tv (new): 0% → 50%" in found["channel"].words
+    assert found["channel"].kind == found["cached"].kind == "category" and not found["cached"].shifted
+
+
+def test_missing_and_new_features_are_refused_by_name_and_side():
+    with pytest.raises(ValueError, match=r"got a \(only in reference\), c \(only in current\)"):
+        shift({"a": [1.0], "b": [1.0]}, {"b": [1.0], "c": [1.0]})
+
+
+def test_a_number_that_became_text_is_refused_by_name():
+    with pytest.raises(ValueError, match="n_words must keep its kind, got number in reference and category in current"):
+        shift({"n_words": [1, 2]}, {"n_words": ["1", "2"]})
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ([1.0, np.nan], r"current\['x'\] must be finite, got 1 NaN"),
+        ([1.0, None], r"current\['x'\] must hold only numbers, only text or only booleans, got NoneType, float"),
+        (["a", None], "got NoneType, str"),
+        (np.array(["2020-01-01"], dtype="datetime64[D]"), "got date"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_by_name(bad, message):
+    with pytest.raises(ValueError, match=message):
+        shift({"x": [1.0, 2.0]}, {"x": bad})
+
+
+def test_rows_must_belong_together():
+    with pytest.raises(ValueError, match="every feature of reference must have as many rows"):
+        shift({"a": [1.0, 2.0], "b": [1.0]}, {"a": [1.0], "b": [1.0]})
+
+
+@pytest.mark.parametrize("bad", [{"fdr": 0.0}, {"fdr": 5}, {"psi_floor": -0.1}, {"psi_floor": np.nan}, {"rows_min": 1}])
+def test_settings_outside_their_range_are_refused(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        shift(draw(0, 100), draw(1, 100), **bad)
+
+
+def test_a_report_renders_as_a_table_and_as_a_picture():
+    plt = pytest.importorskip("matplotlib.pyplot")
+    found = shift(draw(0, 500), draw(1, 500, moved=1.0))
+    assert found._repr_markdown_().count("\n|") == 7 and "| **f0** |" in found._repr_markdown_()
+    figure, ax = plt.subplots()
+    assert [label.get_text() for label in bars(found, ax).get_yticklabels()][-1] == "f0"
+    plt.close(figure)
