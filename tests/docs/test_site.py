@@ -196,6 +196,13 @@ def test_a_name_that_could_mean_two_things_is_no_link(monkeypatch):
     assert nbdocs.linked("# `Moments`\n```\n`Moments`\n```", "s.c", "c.html") == "# `Moments`\n```\n`Moments`\n```"
 
 
+def test_a_class_too_long_for_a_line_is_named_by_its_fields():
+    fields = "".join(f"    field_{i}: float = 0.0  # the {i}th\n" for i in range(9))
+    (said,) = nbdocs.documented(f"@dataclass\nclass Wide:\n    'Wide.'\n{fields}", {}, "")
+    assert "class Wide(\n    field_0, field_1" in said
+    assert "| <code>field_8</code> | <code>float</code> | <code>0.0</code> | the 8th |" in said
+
+
 @pytest.mark.parametrize(
     ("written", "shown"),
     [
