@@ -43,7 +43,7 @@ from ..stats.comparison import NotEnough
 from ..stats.moments import Moments
 from ..stats.sequential import always_valid
 
-# %% ../../../nbs/rollout/04_canary.ipynb #08ee815d
+# %% ../../../nbs/rollout/04_canary.ipynb #4631958c
 def edge(
     s: float,  # sum of the values
     n: int,  # units
@@ -52,7 +52,7 @@ def edge(
     outside: float,  # 0 or 1
 ) -> float:  # the last rate that is not excluded, seen from outside
     "Where the likelihood falls below a level, by halving."
-    for _ in range(50):
+    while abs(outside - inside) > 1e-9:
         p = (inside + outside) / 2
         kept = s * log(p) + (n - s) * log(1 - p) > level
         inside, outside = (p, outside) if kept else (inside, p)

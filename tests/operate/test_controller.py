@@ -1,0 +1,294 @@
+"""One controller acts at a time, finishes what another began, and nothing it does is lost or done twice."""
+
+import json
+import logging
+import threading
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+
+from seatrial.base.record import Decision
+from seatrial.base.settings import CannotDo
+from seatrial.operate.controller import PATIENCE, Memory, decision_of, watch
+from seatrial.registry.manifest import UnknownVersion
+from seatrial.rollout.trial import fold
+
+GOOD, BAD, SAME = (1.0, 0.5), (1.0, 2.0), (1.0, 1.0)
+
+
+def kinds(decisions, but=("hold",)):
+    return [d.kind for d in decisions if d.kind not in but]
+
+
+def test_a_better_challenger_becomes_champion(bay):
+    made = bay.sail(bay.plan(), GOOD)
+    assert kinds(made) == ["start", "advance", "promote", "alias"]
+    assert bay.champion == "1.1.0"
+    assert made[-1].actor == "controller"
+    assert [(d.from_version, d.to_version) for d in made if d.kind == "promote"] == [("1.0.0", "1.1.0")]
+    assert bay.controller.tick() == []
+
+
+def test_a_worse_challenger_is_taken_off_before_the_dwell_is_over(bay):
+    made = bay.sail(bay.plan(dwell_s=86_400.0), BAD)
+    assert kinds(made) == ["start", "rollback"]
+    assert bay.champion == "1.0.0"
+    assert (made[-1].from_version, made[-1].to_version) == ("1.1.0", "1.0.0")
+
+
+def test_a_failing_challenger_is_taken_off(bay):
+    made = bay.sail(bay.plan(), GOOD, status="error")
+    assert kinds(made) == ["start", "rollback"]
+    assert "error_rate" in made[-1].reason
+
+
+def test_silence_promotes_nobody(bay):
+    bay.controller.start(bay.plan())
+    made = []
+    for _ in range(20):
+        bay.now += 86_400.0
+        made += bay.controller.tick()
+    assert [d.kind for d in made] == ["hold"]
+    assert bay.champion == "1.0.0"
+
+
+@pytest.mark.parametrize("kind", ["shadow", "ab"])
+def test_a_question_that_is_answered_leaves_the_champion_in_place(bay, kind):
+    made = bay.sail(bay.plan(kind=kind), GOOD)
+    assert kinds(made) == ["start", "finish"]
+    assert bay.champion == "1.0.0"
+
+
+def test_a_hold_is_written_once_for_each_reason(bay):
+    plan = bay.plan(dwell_s=86_400.0)
+    made = bay.sail(plan, GOOD, looks=20)
+    holds = [(d.reason, d.evidence["verdict"]) for d in made if d.kind == "hold"]
+    assert holds
+    assert all(a != b for a, b in pairwise(holds))
+    assert len(holds) < 10
+
+
+def test_evidence_in_the_journal_is_what_a_report_can_draw(bay):
+    bay.sail(bay.plan(), GOOD)
+    for d in bay.journal.decisions(trial="t"):
+        if d.kind in ("advance", "promote"):
+            assert d.evidence["units"]["challenger"] > 0
+            for gate in json.loads(json.dumps(d.evidence))["gates"]:
+                assert gate["lower"] <= gate["effect"] <= gate["upper"]
+
+
+def test_two_controllers_one_acts(bay):
+    bay.controller.start(bay.plan())
+    other = bay.another("second")
+    assert bay.controller.tick()
+    assert other.tick() == []
+    bay.now += bay.settings.rollout.lease_s + 0.1
+    other.tick()
+    assert bay.controller.tick() == []  # the lease has changed hands
+
+
+def test_a_lease_that_is_lost_during_a_look_stops_the_decision(bay, monkeypatch):
+    bay.controller.start(bay.plan())
+    thief = bay.another("thief")
+    scored = bay.journal.scored
+
+    def slow(*a, **kw):  # the look outlasts the lease, and somebody else takes it
+        bay.now += bay.settings.rollout.lease_s + 1
+        bay.journal.lease("controller", thief.holder, 100.0)
+        return scored(*a, **kw)
+
+    monkeypatch.setattr(bay.journal, "scored", slow)
+    assert bay.controller.tick() == []
+    assert [d.kind for d in bay.journal.decisions(trial="t")] == ["start"]
+
+
+def test_a_controller_that_starts_anew_knows_what_the_old_one_knew(bay):
+    bay.sail(bay.plan(), GOOD, looks=4)
+    fresh = bay.another("first")
+    fresh.tick()
+    bay.controller.tick()
+    assert fresh.memory == bay.controller.memory
+
+
+def test_a_promotion_without_its_alias_is_completed_once_by_whoever_comes_next(bay):
+    plan = bay.plan()
+    bay.controller.start(plan)
+    for stage, kind in enumerate(("advance", "promote")):
+        bay.journal.decide(decision_of(plan, kind, "", {"stage": stage}, "controller", bay.now))
+    assert bay.champion == "1.0.0"
+    other = bay.another("second")
+    assert kinds(other.tick()) == ["alias"]
+    assert bay.champion == "1.1.0"
+    assert other.tick() == []
+    assert [d.to_version for d in bay.registry.history("film")] == ["1.0.0", "1.1.0"]
+
+
+def test_an_alias_that_was_decided_but_not_published_is_published(bay):
+    bay.journal.decide(Decision("alias", "film", to_version="1.1.0", evidence={"alias": "champion"}))
+    assert bay.champion == "1.0.0"
+    assert bay.controller.tick() == []
+    assert bay.champion == "1.1.0"
+
+
+def test_a_champion_that_changes_under_a_trial_ends_it(bay):
+    bay.controller.start(bay.plan())
+    bay.registry.alias("film", "champion", "1.1.1", "by hand", "Ann")
+    made = bay.controller.tick()
+    assert kinds(made) == ["abort"]
+    assert "1.1.1" in made[0].reason
+    assert bay.champion == "1.1.1"
+
+
+def test_a_late_decision_of_a_controller_that_lost_its_lease_changes_nothing(bay):
+    plan = bay.plan(stages=(0.25, 0.5, 1.0))
+    bay.controller.start(plan)
+    for _ in range(3):  # three controllers, all believing that the first stage is over
+        bay.journal.decide(decision_of(plan, "advance", "", {"stage": 0}, "controller", bay.now))
+    assert fold(bay.journal.decisions())["film"].stage == 1
+
+
+def test_rolling_back_a_live_trial_keeps_the_champion(bay):
+    bay.controller.start(bay.plan())
+    made = bay.controller.rollback("film", reason="a feeling", actor="Ann")
+    assert [(d.kind, d.actor, d.reason) for d in made] == [("rollback", "Ann", "a feeling")]
+    assert not fold(bay.journal.decisions())["film"].live
+    assert bay.champion == "1.0.0"
+
+
+def test_rolling_back_without_a_trial_goes_to_the_champion_before(bay):
+    for version in ("1.1.0", "1.1.1"):
+        bay.registry.alias("film", "champion", version)
+    assert [d.to_version for d in bay.controller.rollback("film")] == ["1.1.0"]
+    assert bay.champion == "1.1.0"
+    assert [d.to_version for d in bay.controller.rollback("film", "1.0.0")] == ["1.0.0"]
+
+
+def test_rolling_back_to_a_version_during_a_trial_does_both(bay):
+    bay.registry.alias("film", "champion", "1.1.0")
+    bay.controller.start(bay.plan(champion="1.1.0", challenger="1.1.1"))
+    assert kinds(bay.controller.rollback("film", "1.0.0")) == ["rollback", "alias"]
+    assert bay.champion == "1.0.0"
+    assert bay.controller.tick() == []
+
+
+def test_rolling_back_what_has_no_past_is_refused(bay):
+    with pytest.raises(ValueError, match=r"no earlier champion than 1\.0\.0"):
+        bay.controller.rollback("film")
+    with pytest.raises(ValueError, match=r"both are 1\.0\.0"):
+        bay.controller.rollback("film", "1.0.0")
+    with pytest.raises(UnknownVersion, match=r"no version '7\.0\.0'"):
+        bay.controller.rollback("film", "7.0.0")
+    with pytest.raises(UnknownVersion, match="no model named 'novel'"):
+        bay.controller.rollback("novel")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"challenger": "9.9.9"}, "no version '9.9.9'"),
+        ({"champion": "1.1.1"}, "must be the version that serves, 1.0.0"),
+        ({"model": "novel"}, "no model named 'novel'"),
+    ],
+)
+def test_a_trial_that_cannot_be_is_not_started(bay, change, says):
+    written = len(bay.journal.decisions())
+    with pytest.raises(ValueError, match=says):
+        bay.controller.start(replace(bay.plan(), **change))
+    assert len(bay.journal.decisions()) == written
+
+
+def test_a_damaged_challenger_is_not_started(bay):
+    file = bay.registry.shelf.version("film", "1.1.0").folder / "model.onnx"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(CannotDo, match=r"model\.onnx"):
+        bay.controller.start(bay.plan())
+
+
+def test_a_second_trial_of_a_model_and_a_used_name_are_refused(bay):
+    bay.controller.start(bay.plan("one"))
+    with pytest.raises(ValueError, match="'one' of film is live"):
+        bay.controller.start(bay.plan("two"))
+    bay.controller.abort("one", "enough")
+    with pytest.raises(ValueError, match="must be a new name"):
+        bay.controller.start(bay.plan("one"))
+    assert bay.controller.start(bay.plan("two")).id
+
+
+def test_of_two_starts_at_the_same_moment_the_second_is_told(bay, monkeypatch):
+    other, decide = bay.another("second"), bay.journal.decide
+    other.memory.read(bay.journal.decisions())
+
+    def raced(made):  # somebody starts between the check and the write
+        monkeypatch.setattr(bay.journal, "decide", decide)
+        bay.controller.start(bay.plan("one"))
+        return decide(made)
+
+    monkeypatch.setattr(bay.journal, "decide", raced)
+    with pytest.raises(ValueError, match="'one' of film was started at the same moment"):
+        other.start(bay.plan("two"))
+    assert fold(bay.journal.decisions())["film"].plan.trial == "one"
+
+
+def test_aborting_what_is_not_live_is_refused(bay):
+    with pytest.raises(ValueError, match="live: none"):
+        bay.controller.abort("t", "why not")
+
+
+def test_memory_is_the_same_in_one_piece_and_in_many(bay):
+    bay.sail(bay.plan(), GOOD)
+    decisions = bay.journal.decisions()
+    whole = Memory().read(decisions)
+    for cut in range(len(decisions)):
+        assert Memory().read(decisions[:cut]).read(decisions[cut:]) == whole
+
+
+def break_leases(bay):
+    with bay.journal.sql() as c:
+        c.exec_driver_sql("ALTER TABLE leases RENAME TO lost")
+
+
+def mend_leases(bay):
+    with bay.journal.sql() as c:
+        c.exec_driver_sql("ALTER TABLE lost RENAME TO leases")
+
+
+def test_watching_outlives_trouble_that_passes_and_says_what_it_was(bay, caplog):
+    bay.controller.start(bay.plan())
+    break_leases(bay)
+    stop, seen = threading.Event(), []
+
+    class Mend(logging.Handler):
+        def emit(self, record):
+            if "look 2 of" in record.getMessage():
+                mend_leases(bay)
+
+    logger = logging.getLogger("seatrial.operate.controller")
+    logger.addHandler(handler := Mend())
+    try:
+        watch(bay.controller, stop, 0.0, lambda d: (seen.append(d.kind), stop.set()))
+    finally:
+        logger.removeHandler(handler)
+    assert seen == ["hold"]
+    assert len(caplog.records) == 2
+    assert "journal" in caplog.text
+    assert bay.journal.lease("controller", "next", 1.0)  # given back
+
+
+def test_watching_ends_where_trouble_does_not_pass(bay, caplog):
+    break_leases(bay)
+    with pytest.raises(CannotDo, match=f"failed {PATIENCE} times in a row"):
+        watch(bay.controller, threading.Event(), 0.0)
+    assert len(caplog.records) == PATIENCE + 1  # and the lease could not be given back
+
+
+def test_watching_does_not_hide_a_mistake_in_the_program(bay, monkeypatch):
+    def mistaken(*a, **kw):
+        raise KeyError("typo")
+
+    bay.controller.start(bay.plan())
+    monkeypatch.setattr(bay.journal, "scored", mistaken)
+    with pytest.raises(KeyError):
+        watch(bay.controller, threading.Event(), 0.0)

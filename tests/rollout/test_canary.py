@@ -1,0 +1,167 @@
+"""Nothing is promoted without proof, and harm ends a trial at once."""
+
+import json
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from seatrial.rollout.canary import World, judge, rate_bounds, simulate, step
+from seatrial.rollout.evidence import Evidence
+from seatrial.rollout.trial import ENDS, Gate, Plan, TrialState, moved
+from seatrial.stats.moments import Moments
+
+ERROR = Gate("abs_error", margin_share=0.05)
+PLAN = Plan("t", "m", "1", "2", gates=(ERROR, Gate("error_rate", margin=0.05)), outcome="y", dwell_s=600.0)
+
+squares = st.just(0.0) | st.floats(1e-6, 1e5)
+moments = st.builds(Moments, st.integers(0, 5000), st.floats(0, 100), squares)
+rates = st.builds(Moments, st.integers(0, 5000), st.floats(0, 1), squares)
+sides = lambda s: st.fixed_dictionaries({}, optional={"champion": s, "challenger": s})  # noqa: E731
+seen = st.builds(
+    Evidence,
+    units=st.fixed_dictionaries({"champion": st.integers(0, 5000), "challenger": st.integers(0, 5000)}),
+    moments=st.fixed_dictionaries({}, optional={"abs_error": sides(moments), "error_rate": sides(rates)}),
+    reference=st.booleans(),
+)
+states = st.integers(1, 4).map(lambda n: TrialState(PLAN, tuple(float(i) for i in range(n))))
+
+
+def shown(units=(5000, 5000), error=(1.0, 1.0), failures=(0.0, 0.0), sd=0.5):
+    made = {}
+    for i, role in enumerate(("champion", "challenger")):
+        n = units[i]
+        made.setdefault("abs_error", {})[role] = Moments(n, error[i], n * sd**2)
+        made.setdefault("error_rate", {})[role] = Moments(n, failures[i], n * failures[i] * (1 - failures[i]))
+    return Evidence({"champion": units[0], "challenger": units[1]}, {}, made)
+
+
+@given(states, seen, st.floats(0, 1e6))
+def test_going_forward_takes_dwell_units_and_every_gate(state, evidence, now_s):
+    move = step(state, evidence, now_s)
+    if move.kind in ("advance", "promote", "finish"):
+        assert now_s - state.since_s >= PLAN.dwell_s
+        assert all(g["answer"] == "passed" for g in move.evidence["gates"])
+        assert all(min(g["n_champion"], g["n_challenger"]) >= PLAN.units_min for g in move.evidence["gates"])
+        assert (move.kind == "promote") == state.last_stage
+
+
+@given(states, seen, st.floats(0, 1e6))
+def test_evidence_of_a_move_is_plain_json(state, evidence, now_s):
+    move = step(state, evidence, now_s)
+    assert json.loads(json.dumps(move.evidence, allow_nan=False)) == move.evidence
+    assert move.evidence["stage"] == state.stage
+
+
+@given(states, st.floats(0, 1e9))
+def test_no_data_is_never_healthy(state, now_s):
+    for nothing in (Evidence(), shown((0, 0)), shown((49, 49))):
+        assert step(state, nothing, now_s).kind == "hold"
+
+
+def test_one_silent_metric_is_enough_to_wait():
+    evidence = shown((4500, 500), error=(1.0, 0.2))
+    mute = replace(evidence, moments={"error_rate": evidence.moments["error_rate"]})
+    state = TrialState(PLAN, (0.0,))
+    assert step(state, evidence, 600.0).kind == "advance"
+    assert step(state, mute, 600.0).kind == "hold"
+
+
+def test_harm_needs_no_dwell():
+    move = step(TrialState(PLAN, (0.0,)), shown((900, 100), error=(1.0, 3.0)), 0.001)
+    assert (move.kind, move.verdict) == ("rollback", "stop")
+    assert "abs_error" in move.reason
+
+
+def test_total_failure_needs_no_fifty_victims():
+    move = step(TrialState(PLAN, (0.0,)), shown((100, 12), failures=(0.0, 1.0)), 1.0)
+    assert move.kind == "rollback"
+
+
+def test_a_leaking_split_holds_however_good_it_looks_but_harm_still_ends_it():
+    leaking = shown((9000, 600), error=(1.0, 0.2))
+    move = step(TrialState(PLAN, (0.0,)), leaking, 1e6)
+    assert (move.kind, move.verdict) == ("hold", "invalid")
+    assert step(TrialState(PLAN, (0.0,)), shown((9000, 600), error=(1.0, 2.0)), 1.0).kind == "rollback"
+
+
+def test_the_horizon_ends_waiting_but_never_promotes():
+    plan = replace(PLAN, horizon_s=1000.0)
+    assert step(TrialState(plan, (0.0,)), Evidence(), 999.0).kind == "hold"
+    move = step(TrialState(plan, (0.0,)), Evidence(), 1000.0)
+    assert (move.kind, move.verdict) == ("abort", "stop")
+
+
+def test_an_ab_trial_asks_for_better_and_not_just_for_as_good():
+    goal = Gate("abs_error", kind="goal")
+    plan = replace(PLAN, kind="ab", stages=(0.5,), gates=(goal,))
+    state = TrialState(plan, (0.0,))
+    assert step(state, shown(), 600.0).kind == "hold"
+    assert step(state, shown(error=(1.0, 0.8)), 600.0).kind == "finish"
+    assert step(state, shown(error=(1.0, 1.2)), 600.0).kind == "abort"
+
+
+def test_a_metric_that_should_rise_is_judged_the_other_way_round():
+    gate = Gate("outcome", "higher", margin=0.05)
+    low, high = Moments(5000, 0.3, 5000 * 0.01), Moments(5000, 0.5, 5000 * 0.01)
+    assert judge(gate, low, high, PLAN).answer == "passed"
+    assert judge(gate, high, low, PLAN).answer == "failed"
+
+
+def test_an_ended_trial_cannot_be_stepped():
+    with pytest.raises(ValueError, match="rolled_back"):
+        step(moved(TrialState(PLAN, (0.0,)), "rollback", 1.0), Evidence(), 2.0)
+
+
+@given(st.integers(1, 100_000), st.floats(0, 1), st.floats(1e-6, 0.5))
+def test_rate_bounds_hold_the_rate_and_stay_in_the_unit_interval(n, rate, alpha):
+    lower, upper = rate_bounds(Moments(n, rate, 0.0), alpha)
+    assert 0 <= lower <= rate + 1e-9
+    assert rate - 1e-9 <= upper <= 1
+
+
+@pytest.mark.parametrize("law", ["coin", "parts"])
+def test_rate_bounds_cover_at_every_look(law):
+    rng, p, alpha, runs = np.random.default_rng(4), 0.1, 0.1, 400
+    missed = 0
+    for _ in range(runs):
+        x = rng.random(600) < p if law == "coin" else rng.beta(0.5, 4.5, 600)  # both with mean 0.1
+        total = np.cumsum(x)
+        bounds = [rate_bounds(Moments(n, total[n - 1] / n, 0.0), alpha) for n in range(1, 601, 7)]
+        missed += any(not low <= p <= high for low, high in bounds)
+    assert missed / runs <= alpha + 3 * np.sqrt(alpha * (1 - alpha) / runs)
+
+
+def world(scale=1.0, failures=0.0, **kw):
+    error = lambda s: lambda rng, n: rng.gamma(2.0, 0.5 * s, n)  # noqa: E731
+    fails = lambda r: lambda rng, n: (rng.random(n) < r).astype(float)  # noqa: E731
+    sides = [{"abs_error": error(s), "error_rate": fails(f)} for s, f in ((1.0, 0.0), (scale, failures))]
+    return World(2.0, *sides, **({"tick_s": 120.0, "until_s": 20_000.0} | kw))
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10_000), scale=st.floats(0.3, 3.0), failures=st.sampled_from([0.0, 0.02, 0.5]))
+def test_a_voyage_never_skips_a_stage_nor_leaves_an_end(seed, scale, failures):
+    history = simulate(PLAN, world(scale, failures), np.random.default_rng(seed))
+    stages = [s.stage for _, s, _ in history]
+    assert all(b - a in (0, 1) for a, b in pairwise(stages))
+    assert all(m.kind not in ENDS for _, _, m in history[:-1])
+    assert history[-1][2].kind != "promote" or stages[-1] == len(PLAN.stages) - 1
+
+
+def test_a_good_challenger_arrives_and_a_broken_one_does_not():
+    fates = {
+        name: [simulate(PLAN, w, np.random.default_rng(s))[-1][2].kind for s in range(15)]
+        for name, w in {"good": world(0.7), "bad": world(1.6), "failing": world(0.7, 0.4)}.items()
+    }
+    assert set(fates["good"]) == {"promote"}
+    assert set(fates["bad"]) == set(fates["failing"]) == {"rollback"}
+
+
+def test_an_equal_challenger_is_rolled_back_no_more_often_than_promised():
+    plan = replace(PLAN, alpha=0.2)
+    ends = [simulate(plan, world(), np.random.default_rng(s))[-1][2].kind for s in range(60)]
+    assert ends.count("rollback") / 60 <= plan.alpha
