@@ -18,7 +18,8 @@ Docs: https://seatrial.github.io/seatrial/report/runner.html.md"""
 
 # %% auto #0
 __all__ = ['MIME', 'STYLE', 'recordable', 'record', 'collected', 'written', 'environment', 'kernel', 'sentence', 'execute',
-           'without_marks', 'page', 'stamp', 'put', 'Report', 'foot_of', 'fill', 'logged', 'run']
+           'without_marks', 'shows', 'with_something_to_say', 'page', 'stamp', 'put', 'Report', 'foot_of', 'fill',
+           'logged', 'run']
 
 # %% ../../../nbs/report/02_runner.ipynb #02ff522f
 import copy
@@ -174,6 +175,28 @@ def without_marks(
             cell.outputs = [out for out in cell.outputs if out.output_type != "error"]
     return kept
 
+# %% ../../../nbs/report/02_runner.ipynb #2aed2dc2
+def shows(
+    cell: Any,  # of a notebook that ran
+) -> bool:  # is there anything to see?
+    "Does a code cell have an output that a reader would see?"
+    return any(set(out.get("data", {"text": 1})) - {MIME} for out in cell.get("outputs", ()))
+
+# %% ../../../nbs/report/02_runner.ipynb #c6c37791
+def with_something_to_say(
+    notebook: Any,  # a notebook that ran
+) -> Any:  # a copy
+    "A copy without the sections (`## …`) whose code cells show nothing."
+    sections: list[list] = [[]]
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown" and cell.source.startswith("## "):
+            sections.append([])
+        sections[-1].append(cell)
+    kept, first = copy.deepcopy(notebook), sections.pop(0)
+    mute = lambda cells: [c for c in cells if c.cell_type == "code"] and not any(map(shows, cells))  # noqa: E731
+    kept.cells = first + [cell for section in sections if not mute(section) for cell in section]
+    return kept
+
 # %% ../../../nbs/report/02_runner.ipynb #62cd4583
 STYLE = """
 body { font: 16px/1.55 system-ui, sans-serif; color: #1d2733; max-width: 54rem; margin: 2.5rem auto; padding: 0 1.2rem }
@@ -187,7 +210,7 @@ code { background: #f4f6f9; padding: .1rem .3rem; border-radius: 3px; font-size:
 footer { margin-top: 3rem; color: #7a8896; font-size: .82rem; border-top: 1px solid #e3e8ee; padding-top: .6rem }
 """
 
-# %% ../../../nbs/report/02_runner.ipynb #4ef02eed
+# %% ../../../nbs/report/02_runner.ipynb #42f642b9
 def page(
     notebook: Mapping,  # a notebook that ran
     title: str,  # of the browser's tab
@@ -201,7 +224,7 @@ def page(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         maker = HTMLExporter(template_name="basic", exclude_anchor_links=True, embed_images=True, **hide)
-        body, _ = maker.from_notebook_node(without_marks(notebook, tracebacks=False))
+        body, _ = maker.from_notebook_node(with_something_to_say(without_marks(notebook, tracebacks=False)))
     said = html.escape(error or "")
     banner = (
         f'<div class="failed"><b>This report failed.</b> {said}<br>Below is what came before.</div>' if error else ""
