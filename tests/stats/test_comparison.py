@@ -77,6 +77,12 @@ def test_too_little_is_a_result_of_its_own(control, treatment, why):
     assert isinstance(found, NotEnough) and why in found.why
 
 
+@given(st.floats(0, 1e300), st.floats(0, 1e300), st.floats(-1e9, 1e9), sizes, sizes)
+def test_any_two_summaries_have_an_answer_or_are_not_enough(m2_c, m2_t, effect, n, m):
+    found = welch(Moments(n, 0.0, m2_c), Moments(m, effect, m2_t))
+    assert isinstance(found, NotEnough) or 0 <= found.p_value <= 1
+
+
 def test_one_constant_arm_is_still_a_comparison():
     assert isinstance(welch([0, 0, 0, 0], [0, 1, 1, 0]), Comparison)
 

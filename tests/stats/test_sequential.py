@@ -119,6 +119,12 @@ def test_not_enough_names_the_first_size_at_which_something_could_be_said(tuned_
     assert isinstance(silent, NotEnough) and silent.got < silent.needed <= n
 
 
+@given(st.integers(2, 400), st.integers(2, 400), st.floats(0, 5), st.floats(0.1, 5), st.floats(10, 1e5))
+def test_more_is_needed_than_there_is_whenever_there_is_not_enough(n, m, sd_c, sd_t, tuned_for):
+    found = always_valid(Moments(n, 0.0, (n - 1) * sd_c**2), Moments(m, 9.0, (m - 1) * sd_t**2), tuned_for=tuned_for)
+    assert isinstance(found, Comparison) or found.needed > found.got
+
+
 @settings(max_examples=50)
 @given(st.lists(st.tuples(batches, batches), max_size=6), st.integers(0, 6))
 def test_a_stream_that_was_saved_and_restored_goes_on_as_if_nothing_had_been(feed, cut):
@@ -172,6 +178,12 @@ def test_pairs_count_as_pairs():
     hard = rng.normal(0, 10, 300)
     found = always_valid_paired(hard, hard + rng.normal(0.2, 0.5, 300))
     assert found.significant and found.n_control == found.n_treatment == 300
+
+
+@given(st.floats(0, 1e300), st.floats(0, 1e300), st.floats(-1e9, 1e9), st.integers(0, 500), st.integers(0, 500))
+def test_any_two_summaries_have_an_answer_or_are_not_enough(m2_c, m2_t, effect, n, m):
+    found = always_valid(Moments(n, 0.0, m2_c), Moments(m, effect, m2_t))
+    assert isinstance(found, NotEnough) or (0 <= found.p_value <= 1 and found.lower <= effect <= found.upper)
 
 
 @given(st.integers(1, 10**6), st.integers(1, 10**6))

@@ -2,7 +2,7 @@ r"""How far has one feature moved, and could that be chance?
 
 **Method.** A feature has $n$ values in a reference and $m$ in what arrives now. Three distances, each with a p-value of "both come from one distribution":
 
-- **Population stability index.** Cut the line at the reference's quantiles into $B$ bins; with shares $p_b$ (reference) and $q_b$ (current), $\mathrm{PSI} = \sum_b (q_b - p_b) \ln (q_b / p_b)$, the symmetrized Kullback-Leibler divergence (Kullback and Leibler 1951, *Annals of Mathematical Statistics* 22:79, eq. 2.6; bins and name from credit scoring).
+- **Population stability index.** Cut the line at the reference's quantiles into $B$ bins; with shares $p_b$ (reference) and $q_b$ (current), $\mathrm{PSI} = \sum_b (q_b - p_b) \ln (q_b / p_b)$, the symmetrized Kullback-Leibler divergence (Kullback and Leibler 1951, *Annals of Mathematical Statistics* 22:79; bins and name from credit scoring).
 Shares are smoothed with half a count a bin. Where nothing moved, $q_b - p_b$ is small, $\ln(q_b/p_b) \approx (q_b - p_b)/p_b$, and the sum is the chi-squared statistic of a table of two rows, up to a factor:
 $\;\mathrm{PSI} \cdot nm/(n+m) \to \chi^2_{B-1}$ (Yurdakul 2018, *Statistical properties of population stability index*, dissertation, Western Michigan University).
 - **Kolmogorov-Smirnov.** The largest vertical gap between two empirical distribution functions, $D = \sup_x |F_n(x) - G_m(x)|$ (Smirnov 1939); the p-value holds for any continuous distribution and is too large, never too small, with ties.

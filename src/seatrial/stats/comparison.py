@@ -4,7 +4,7 @@ r"""By how much do two means differ, and how sure are we?
 
 $$\mathrm{se} = \sqrt{\frac{s_c^2}{n_c} + \frac{s_t^2}{n_t}}, \qquad \nu = \frac{\mathrm{se}^4}{\dfrac{(s_c^2/n_c)^2}{n_c-1} + \dfrac{(s_t^2/n_t)^2}{n_t-1}}$$
 
-Welch (1947, *Biometrika* 34:28): $\hat\delta/\mathrm{se}$ is close to Student's $t$ with $\nu$ degrees of freedom (Satterthwaite 1946, *Biometrics Bulletin* 2:110, eq. 17), whether or not the two variances are equal. Where every control value has its own treatment value,
+Welch (1947, *Biometrika* 34:28): $\hat\delta/\mathrm{se}$ is close to Student's $t$ with $\nu$ degrees of freedom (Satterthwaite 1946, *Biometrics Bulletin* 2:110), whether or not the two variances are equal. Where every control value has its own treatment value,
 the differences are one sample and Student's (1908) test of their mean applies, with $\nu = n - 1$.
 
 Assumed: independent units, looked at **once**, at a size that was fixed before; means that are close to normal (any sample of some dozens without wild skew). Whoever looks again and again needs `seatrial.stats.sequential`.
@@ -80,7 +80,7 @@ def rate(
         raise ValueError(f"{name} must lie strictly between 0 and 1, got {name}={value}")
     return float(value)
 
-# %% ../../../nbs/stats/02_comparison.ipynb #03994441
+# %% ../../../nbs/stats/02_comparison.ipynb #ba569c70
 def lacking(
     *samples: Moments,  # what is to be compared
 ) -> NotEnough | None:  # why they cannot be, or None
@@ -88,16 +88,16 @@ def lacking(
     fewest = min(s.n for s in samples)
     if fewest < 2:
         return NotEnough(2, fewest, "a variance takes at least two values in each sample")
-    if not any(s.m2 > 0 for s in samples):
+    if not any(s.variance / s.n > 0 for s in samples):
         return NotEnough(2, 1, "no sample holds two different values, so its noise is unknown")
     return None
 
-# %% ../../../nbs/stats/02_comparison.ipynb #af024d18
+# %% ../../../nbs/stats/02_comparison.ipynb #e12c3665
 def spread(
     control: Moments,  # n >= 2
     treatment: Moments,  # n >= 2
 ) -> tuple[float, float]:  # standard error of the difference, its degrees of freedom
-    "Standard error of a difference of means and Satterthwaite's (1946, eq. 17) degrees of freedom."
+    "Standard error of a difference of means and Satterthwaite's (1946) degrees of freedom."
     a, b = control.variance / control.n, treatment.variance / treatment.n
     share = a / (a + b)  # of the first arm, so that nothing underflows when squared
     return (a + b) ** 0.5, 1 / (share**2 / (control.n - 1) + (1 - share) ** 2 / (treatment.n - 1))

@@ -10,7 +10,7 @@ As $\nu$ grows the half-width becomes
 
 $$\mathrm{se}\,\sqrt{m}\,\sqrt{\frac{2\,(m\rho^2+1)}{m^2\rho^2}\,\log\frac{\sqrt{m\rho^2+1}}{\alpha}}$$
 
-the asymptotic confidence sequence of Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas (arXiv:2103.06476v7, theorem 2.2, eq. 9), which holds for *any* distribution with a little more than a finite variance, in the limit of large samples. $\rho^2 = (-2\log\alpha + \log(1 - 2\log\alpha))/m^*$ makes it narrowest near $m^*$ effective units (eq. 161 there).
+the asymptotic confidence sequence of Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas (arXiv:2103.06476v7, eq. 9), which holds for *any* distribution with a little more than a finite variance, in the limit of large samples. $\rho^2 = (-2\log\alpha + \log(1 - 2\log\alpha))/m^*$ makes it narrowest near $m^*$ effective units (eq. 161 there).
 
 Assumed: independent units; arms of any size, in one proportion for as long as one sequence is looked at (or of equal variance); means that do not move meanwhile. For other than normal data the guarantee is that of a limit, so the false alarms are counted below.
 
@@ -63,18 +63,19 @@ def reach(
         return math.inf
     return math.sqrt(df * math.expm1(log_k) / -math.expm1(log_k - math.log(g)))
 
-# %% ../../../nbs/stats/03_sequential.ipynb #5bd7139e
+# %% ../../../nbs/stats/03_sequential.ipynb #c8eb5d41
 def units_needed(
     rho2: float,  # mixture variance
     alpha: float,  # two-sided miss rate
-) -> int:  # units in all, in equal arms
-    "Fewest units after which any data at all could exclude a value."
+    df_per_unit: float = 1.0,  # degrees of freedom that a further effective unit brings: fewer in uneven arms
+) -> int:  # effective units
+    "Fewest effective units at which some data could exclude some value."
     n = 4
-    while math.isinf(reach(n - 2, 1 + n * rho2, alpha)):
+    while df_per_unit * (n - 2) * math.log1p(n * rho2) <= -2 * math.log(alpha):  # e is at most g^(df / 2)
         n += 1
     return n
 
-# %% ../../../nbs/stats/03_sequential.ipynb #06c7ed69
+# %% ../../../nbs/stats/03_sequential.ipynb #56f1e62d
 def sequential(
     effect: float,  # estimated difference
     se: float,  # its standard error
@@ -89,9 +90,11 @@ def sequential(
     g = 1 + units * rho2
     half = se * reach(df, g, alpha)
     if math.isinf(half):
-        why = f"no data, however clear, could yet exclude a value at alpha={alpha:g} when tuned for {tuned_for:g} units"
-        return NotEnough(units_needed(rho2, alpha), math.floor(units), why)
-    p = math.exp(min(0.0, -float(evidence((effect / se) ** 2, df, g))))
+        tuning = f"alpha={alpha:g}, tuned for {tuned_for:g} effective units"
+        why = f"no data, however clear, could exclude a value yet at {tuning}"
+        return NotEnough(units_needed(rho2, alpha, df / max(units - 2, 1)), math.floor(units), why)
+    t = min(abs(effect) / se, 1e150)  # its square must stay finite
+    p = math.exp(min(0.0, -float(evidence(t * t, df, g))))
     return Comparison(effect, effect - half, effect + half, p, alpha, *sizes, "always valid")
 
 # %% ../../../nbs/stats/03_sequential.ipynb #441b8de4
