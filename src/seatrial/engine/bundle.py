@@ -111,10 +111,10 @@ def _strings(spec: TensorSpec, array: np.ndarray) -> np.ndarray:
     out[:] = texts
     return out.reshape(array.shape)
 
-# %% ../../../nbs/engine/01_bundle.ipynb #147db4da
+# %% ../../../nbs/engine/01_bundle.ipynb #26fbbaf6
 _WIDENS = MappingProxyType({"f": "fiu", "i": "iu", "u": "iu", "b": "b"})  # numpy kinds that a kind may be made of
 
-
+# %% ../../../nbs/engine/01_bundle.ipynb #8ce9e0a2
 def _numbers(spec: TensorSpec, array: np.ndarray) -> np.ndarray:
     "The array in its declared datatype, if nothing is lost on the way."
     wanted = np.dtype(DATATYPES[spec.datatype])
@@ -218,10 +218,10 @@ class Tokenizer:
             "truncated": np.array([bool(r.overflowing) for r in rows]),
         }
 
-# %% ../../../nbs/engine/01_bundle.ipynb #2180fac1
+# %% ../../../nbs/engine/01_bundle.ipynb #122ad034
 _WORDS = re.compile(r"\w+|[^\w\s]")
 
-
+# %% ../../../nbs/engine/01_bundle.ipynb #e1d0aa80
 def _grams(text: str, orders: Sequence[int], chars: Sequence[int], width: int) -> list[str]:
     "The first `width + 1` n-grams of a text: words first, then characters; one more than fits tells that it was cut."
     words, grams = _WORDS.findall(text.lower()), []
@@ -233,7 +233,16 @@ def _grams(text: str, orders: Sequence[int], chars: Sequence[int], width: int) -
             grams += (f"\x01{line[i : i + n]}" for i in range(len(line) - n + 1))
     return grams[: width + 1]
 
-# %% ../../../nbs/engine/01_bundle.ipynb #2adf07df
+# %% ../../../nbs/engine/01_bundle.ipynb #07bccc4c
+def _hashed(grams: Sequence[Sequence[str]], counts: np.ndarray, buckets: int) -> np.ndarray:
+    "Numbers of the buckets, (rows, most n-grams), padded on the right with 0."
+    hashes = map(xxhash.xxh3_64_intdigest, map(str.encode, chain.from_iterable(grams)))
+    flat = 1 + np.fromiter(hashes, np.uint64, counts.sum()) % np.uint64(buckets - 1)
+    ids = np.zeros((len(grams), max(1, counts.max())), dtype=np.int64)
+    ids[np.arange(ids.shape[1]) < counts[:, None]] = flat.astype(np.int64)
+    return ids
+
+# %% ../../../nbs/engine/01_bundle.ipynb #f14f923a
 @dataclass(frozen=True)
 class HashedNgrams:
     "Text to `ids` (rows, longest) between 1 and buckets - 1, padded with 0, and `truncated` (rows)."
@@ -256,16 +265,14 @@ class HashedNgrams:
     def __call__(self, inputs: Mapping[str, np.ndarray], folder: Path) -> dict[str, np.ndarray]:
         grams = [_grams(t, self.orders, self.chars, self.width) for t in inputs[self.input].tolist()]
         counts = np.fromiter(map(len, grams), np.int64, len(grams))
-        hashes = map(xxhash.xxh3_64_intdigest, map(str.encode, chain.from_iterable(grams)))
-        flat = 1 + np.fromiter(hashes, np.uint64, counts.sum()) % np.uint64(self.buckets - 1)
-        ids = np.zeros((len(grams), max(1, counts.max())), dtype=np.int64)
-        ids[np.arange(ids.shape[1]) < counts[:, None]] = flat.astype(np.int64)  # rows fill from the left
-        return {"ids": ids[:, : self.width], "truncated": counts > self.width}
+        return {"ids": _hashed(grams, counts, self.buckets)[:, : self.width], "truncated": counts > self.width}
 
-# %% ../../../nbs/engine/01_bundle.ipynb #edb1611e
+# %% ../../../nbs/engine/01_bundle.ipynb #6857526d
 PREPARATIONS: Mapping[str, type] = MappingProxyType(
     {"plain": Plain, "tokenizer": Tokenizer, "hashed_ngrams": HashedNgrams}
 )
+
+# %% ../../../nbs/engine/01_bundle.ipynb #ce2a5ed4
 Preparation = Plain | Tokenizer | HashedNgrams
 
 
@@ -289,7 +296,7 @@ TEXT_FEATURES: Mapping[str, Callable[[str], float]] = MappingProxyType(
     }
 )
 
-# %% ../../../nbs/engine/01_bundle.ipynb #eb28130e
+# %% ../../../nbs/engine/01_bundle.ipynb #1bf6c7b6
 def _columns(signature: Signature) -> dict[str, Callable[[Mapping[str, np.ndarray]], np.ndarray]]:
     "Each scalar that a request of this signature offers, as a function of its arrays."
     texts = [s for s in signature.inputs if s.datatype == "BYTES" and len(s.shape) == 1]
@@ -306,7 +313,7 @@ def _columns(signature: Signature) -> dict[str, Callable[[Mapping[str, np.ndarra
                 found[f"{s.name}.{i}"] = lambda x, s=s, i=i: x[s.name][:, i]
     return found
 
-
+# %% ../../../nbs/engine/01_bundle.ipynb #31ebdb94
 def watchable(
     signature: Signature,  # what the client sends
     preparation: Preparation,  # how it is prepared
@@ -355,7 +362,7 @@ def sha256(
     except OSError as e:
         raise CannotDo(f"{path} cannot be read ({e.strerror}); restore it or export the bundle again") from None
 
-# %% ../../../nbs/engine/01_bundle.ipynb #c556f257
+# %% ../../../nbs/engine/01_bundle.ipynb #d9b3ac04
 def sniff(
     path: Path,  # an existing file
 ) -> str:  # "onnx", "torch program", "pickle", "empty" or "unknown"
@@ -365,17 +372,20 @@ def sniff(
     if head[:1] == b"\x80":
         return "pickle"
     if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as z:
-            names = z.namelist()
+        try:
+            with zipfile.ZipFile(path) as z:
+                names = z.namelist()
+        except zipfile.BadZipFile:
+            return "unknown"
         if any(PurePosixPath(n).name == "archive_format" for n in names):
             return "torch program"
         return "pickle" if any(n.endswith(".pkl") for n in names) else "unknown"
     return "onnx" if head[:1] == b"\x08" else "unknown" if head else "empty"
 
+# %% ../../../nbs/engine/01_bundle.ipynb #536ccb54
+_GRAPHS: Mapping[str, str] = MappingProxyType({".onnx": "onnx", ".pt2": "torch program"})
 
-_GRAPHS = MappingProxyType({".onnx": "onnx", ".pt2": "torch program"})
-
-
+# %% ../../../nbs/engine/01_bundle.ipynb #ac3f8467
 def check_graph(
     path: Path,  # a file that is to be run
 ) -> None:
@@ -389,11 +399,13 @@ def check_graph(
             f"{path} holds {found} content instead of {wanted}; {advice}: export the model as a bundle again"
         )
 
-# %% ../../../nbs/engine/01_bundle.ipynb #92251934
-def _sources(graph: Path, preparation: Preparation, files: Mapping[str, Path | str]) -> dict[str, Path]:
+# %% ../../../nbs/engine/01_bundle.ipynb #1935ac1f
+def _sources(folder: Path, graph: Path, preparation: Preparation, files: Mapping) -> dict[str, Path]:
     "Where each file of a new bundle comes from."
     if set(files) != set(preparation.files):
         raise ValueError(f"files must be {sorted(preparation.files)}, as the preparation says, got {sorted(files)}")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"folder must be new or empty, got {folder}; a bundle is never overwritten")
     sources = {f"model{graph.suffix}": graph} | {name: Path(path) for name, path in files.items()}
     for name, path in sources.items():
         _inside(Path("bundle"), name)
@@ -402,7 +414,7 @@ def _sources(graph: Path, preparation: Preparation, files: Mapping[str, Path | s
     check_graph(graph)
     return sources
 
-# %% ../../../nbs/engine/01_bundle.ipynb #998f6d7d
+# %% ../../../nbs/engine/01_bundle.ipynb #ee5c8052
 def write(
     folder: Path | str,  # a new or empty folder
     *,
@@ -418,9 +430,7 @@ def write(
     known = watchable(signature, preparation)
     if unknown := set(watch or ()) - set(known):
         raise ValueError(f"watch must be among {', '.join(known)}, got {', '.join(sorted(unknown))}")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"folder must be new or empty, got {folder}; a bundle is never overwritten")
-    sources = _sources(graph, preparation, files or {})
+    sources = _sources(folder, graph, preparation, files or {})
     bundle = Bundle(
         folder,
         signature,
@@ -432,7 +442,7 @@ def write(
     _place(folder, json.dumps(_to_dict(bundle), indent=1), sources)
     return read(folder)
 
-# %% ../../../nbs/engine/01_bundle.ipynb #fc1388b5
+# %% ../../../nbs/engine/01_bundle.ipynb #1bbbb4ea
 def _to_dict(bundle: Bundle) -> dict:
     "What `bundle.json` says."
     return {
@@ -444,7 +454,7 @@ def _to_dict(bundle: Bundle) -> dict:
         "card": dict(bundle.card),
     }
 
-
+# %% ../../../nbs/engine/01_bundle.ipynb #0b31ea90
 def _place(folder: Path, facts: str, sources: Mapping[str, Path]) -> None:
     "Write beside the folder, then move: a bundle is whole or absent."
     try:
@@ -459,7 +469,7 @@ def _place(folder: Path, facts: str, sources: Mapping[str, Path]) -> None:
     except OSError as e:
         raise CannotDo(f"{folder} cannot be written ({e.strerror}); free space or choose another folder") from None
 
-# %% ../../../nbs/engine/01_bundle.ipynb #158bf247
+# %% ../../../nbs/engine/01_bundle.ipynb #2e6e9179
 def _inside(folder: Path, name: Any) -> Path:
     "A declared file's path, which may not leave its folder."
     if isinstance(name, str) and name and "\\" not in name and "\0" not in name:
@@ -470,7 +480,7 @@ def _inside(folder: Path, name: Any) -> Path:
         f"{folder / 'bundle.json'} names the file {name!r}, which lies outside its folder; do not use this bundle"
     )
 
-
+# %% ../../../nbs/engine/01_bundle.ipynb #79df619f
 def _preparation(facts: Mapping) -> Preparation:
     "A known step with its parameters."
     facts = dict(facts)
@@ -519,7 +529,7 @@ def read(
     check_graph(folder / bundle.graph)
     return bundle
 
-# %% ../../../nbs/engine/01_bundle.ipynb #f2405bf3
+# %% ../../../nbs/engine/01_bundle.ipynb #8fc024cd
 def prepare(
     bundle: Bundle,  # which model
     inputs: Mapping[str, Any],  # what the client sent
@@ -527,7 +537,7 @@ def prepare(
     "Check the client's tensors and turn them into the graph's."
     return bundle.preparation(checked(bundle.signature, inputs), bundle.folder)
 
-
+# %% ../../../nbs/engine/01_bundle.ipynb #ad303b3c
 def watched(
     bundle: Bundle,  # which model
     inputs: Mapping[str, Any],  # what the client sent

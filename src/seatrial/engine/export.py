@@ -85,7 +85,7 @@ def _lengths(preparation: Preparation, axes: Mapping, example: Mapping[str, np.n
     cap = getattr(preparation, "max_tokens", None) or getattr(preparation, "width", None) or 2 * own
     return sorted({1, own, min(2 * own, cap)})
 
-# %% ../../../nbs/engine/03_export.ipynb #0d9bff41
+# %% ../../../nbs/engine/03_export.ipynb #671d6a31
 @contextmanager
 def hushed() -> Iterator[None]:
     "Without the chatter of exporters and quantizers: prints, warnings and log lines below ERROR."
@@ -98,7 +98,7 @@ def hushed() -> Iterator[None]:
         finally:
             logging.disable(before)
 
-
+# %% ../../../nbs/engine/03_export.ipynb #3e4de7ee
 def _cause(e: BaseException) -> str:
     "The first line of the exception behind the exception."
     while e.__cause__ is not None:
@@ -151,7 +151,7 @@ def strayed(
     d = np.abs(answer - reference, dtype=float) / np.maximum(1, np.abs(reference, dtype=float))
     return float(d.max()) if np.isfinite(d).all() else np.inf
 
-# %% ../../../nbs/engine/03_export.ipynb #4ad6e515
+# %% ../../../nbs/engine/03_export.ipynb #9f3089ff
 Reference = Callable[[dict[str, np.ndarray]], Sequence[np.ndarray]]  # the graph's tensors to the right answers
 
 
@@ -171,7 +171,7 @@ def parity(
             found[rows, length] = max(strayed(np.asarray(a), np.asarray(b)) for a, b in pairs)
     return found
 
-
+# %% ../../../nbs/engine/03_export.ipynb #3064dd21
 def _graph(call: Any, sample: Mapping[str, np.ndarray]) -> Sequence[np.ndarray]:
     "The graph's raw answers, or a sentence about the size that it cannot take."
     try:
@@ -216,7 +216,7 @@ def export(
     original = _live(module)
     return _proved(model, original, example, folder, facts, card, tolerance, batches, type(module).__name__)
 
-# %% ../../../nbs/engine/03_export.ipynb #9eec6bfc
+# %% ../../../nbs/engine/03_export.ipynb #ab04d525
 def _taken(module: Any, example: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     "Those tensors of the example that forward takes."
     wanted = inspect.signature(module.forward).parameters
@@ -227,7 +227,7 @@ def _taken(module: Any, example: Mapping[str, np.ndarray]) -> dict[str, np.ndarr
         raise ValueError(f"example must hold the tensors of forward ({', '.join(wanted)}), got {got}")
     return taken
 
-
+# %% ../../../nbs/engine/03_export.ipynb #cc74ad73
 def _live(module: Any) -> Reference:
     "A torch module as a function of arrays."
     import torch
@@ -284,7 +284,7 @@ def _named(module: Any, example: Any) -> dict[str, np.ndarray]:
     single = str(own) != "torch.float64"
     return {n: a.astype(np.float32) if single and a.dtype == np.float64 else a for n, a in arrays.items()}
 
-# %% ../../../nbs/engine/03_export.ipynb #193b83c0
+# %% ../../../nbs/engine/03_export.ipynb #c3e35f30
 def _of_module(module, example, folder, *, signature=None, preparation=None, files=None, outputs=None, **kw) -> Bundle:
     "A torch module and an example of what a client sends, as a bundle."
     if preparation is None:
@@ -300,14 +300,14 @@ def _of_module(module, example, folder, *, signature=None, preparation=None, fil
         signature = Signature(tuple(spec_of(n, a) for n, a in sent.items()), tuple(specs))
     return export(module, prepared, folder, signature=signature, preparation=preparation, files=files, **kw)
 
-
+# %% ../../../nbs/engine/03_export.ipynb #73508f92
 def _prepared(preparation: Preparation, sent: Mapping[str, np.ndarray], files: Mapping) -> dict[str, np.ndarray]:
     "Tensors made by a preparation whose files do not lie in a bundle yet."
     places = {name: str(Path(path).resolve()) for name, path in files.items()}
     moved = replace(preparation, file=places[preparation.file]) if preparation.files else preparation
     return moved(sent, Path())
 
-# %% ../../../nbs/engine/03_export.ipynb #6b0c5982
+# %% ../../../nbs/engine/03_export.ipynb #9407417f
 def _of_estimator(model, example, folder, *, watch=None, card=None, tolerance=1e-4, batches=(1, 2, 7, 64)) -> Bundle:
     "A fitted regressor or classifier and some of its rows, as a bundle."
     from sklearn.base import is_classifier, is_regressor
@@ -324,7 +324,7 @@ def _of_estimator(model, example, folder, *, watch=None, card=None, tolerance=1e
     reference = lambda sample: list(answers(sample["x"]).values())  # noqa: E731
     return _proved(graph, reference, {"x": x}, folder, facts, card, tolerance, batches, name)
 
-
+# %% ../../../nbs/engine/03_export.ipynb #45eae25a
 def _rows(example: Any) -> np.ndarray:
     "Rows of numbers as float32."
     try:
@@ -335,7 +335,7 @@ def _rows(example: Any) -> np.ndarray:
         raise ValueError("example must be rows of numbers (rows, columns): strings are prepared outside the graph")
     return x
 
-# %% ../../../nbs/engine/03_export.ipynb #f468623b
+# %% ../../../nbs/engine/03_export.ipynb #219304d1
 def _sk_answers(estimator: Any) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     "What an estimator answers, in the datatypes of its graph."
 
@@ -350,7 +350,7 @@ def _sk_answers(estimator: Any) -> Callable[[np.ndarray], dict[str, np.ndarray]]
 
     return of
 
-
+# %% ../../../nbs/engine/03_export.ipynb #6395fd9b
 def _sk_graph(estimator: Any, columns: int) -> Any:
     "An estimator as an ONNX model, its outputs called as `_sk_answers` calls them."
     from skl2onnx import to_onnx
@@ -376,7 +376,7 @@ def _renamed(model: Any, old: str, new: str) -> Any:
         out.name = new if out.name == old else out.name
     return model
 
-# %% ../../../nbs/engine/03_export.ipynb #c6324398
+# %% ../../../nbs/engine/03_export.ipynb #bd21bb23
 def _of_onnx(path: Path, example: Any, folder: Path | str, *, watch=None, card=None) -> Bundle:
     "An ONNX file as a bundle; with an example, it is run once."
     import onnx
@@ -393,13 +393,14 @@ def _of_onnx(path: Path, example: Any, folder: Path | str, *, watch=None, card=N
     held = {t.name for t in graph.initializer}
     sides = ([v for v in graph.input if v.name not in held], graph.output)
     signature = Signature(*(tuple(_graph_spec(path, v) for v in side) for side in sides))
-    bundle = write(folder, signature=signature, graph=path, watch=watch, card={"model": path.name} | dict(card or {}))
-    engine = load(bundle)
-    if example is not None:
-        engine.run(example if isinstance(example, Mapping) else {signature.inputs[0].name: example})
-    return bundle
+    facts = {"signature": signature, "graph": path, "watch": watch, "card": {"model": path.name} | dict(card or {})}
+    with tempfile.TemporaryDirectory() as room:
+        engine = load(write(Path(room, "bundle"), **facts))  # refused here if the runtime cannot take it
+        if example is not None:
+            engine.run(example if isinstance(example, Mapping) else {signature.inputs[0].name: example})
+    return write(folder, **facts)
 
-
+# %% ../../../nbs/engine/03_export.ipynb #2ac20f92
 def _graph_spec(path: Path, value: Any) -> TensorSpec:
     "The specification of a graph's input or output."
     from onnx.helper import tensor_dtype_to_np_dtype

@@ -37,7 +37,7 @@ from .quantize import quantize
 from .runtime import Engine, load
 from ..stats.comparison import Comparison, NotEnough, paired
 
-# %% ../../../nbs/engine/05_fit.ipynb #af671203
+# %% ../../../nbs/engine/05_fit.ipynb #e5404fc6
 LOSSES: Mapping[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = MappingProxyType(
     {
         "abs_error": lambda answer, target: np.abs(answer.astype(float) - target),
@@ -46,7 +46,7 @@ LOSSES: Mapping[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = MappingPr
     }
 )
 
-
+# %% ../../../nbs/engine/05_fit.ipynb #c2f56ee0
 def losses(
     engine: Engine,  # a loaded variant
     inputs: Mapping[str, np.ndarray],  # held-out rows
@@ -62,7 +62,7 @@ def losses(
         raise ValueError(f"output must give one number for each of {len(targets)} rows, got {output} {values.shape}")
     return values
 
-
+# %% ../../../nbs/engine/05_fit.ipynb #6d600c66
 def _slice(inputs: Mapping[str, np.ndarray], start: int, stop: int) -> dict[str, np.ndarray]:
     return {name: a[start:stop] for name, a in inputs.items()}
 
@@ -89,7 +89,7 @@ def race(
         times[batch] = {name: np.array(ms) for name, ms in spent.items()}
     return times
 
-# %% ../../../nbs/engine/05_fit.ipynb #90fb4deb
+# %% ../../../nbs/engine/05_fit.ipynb #4343e7ba
 @dataclass(frozen=True)
 class Speed:
     "How many times as fast as the reference, with an interval."
@@ -101,9 +101,10 @@ class Speed:
     rounds: int  # pairs of timings
 
     def __str__(self):
-        return f"{self.ratio:.2f} times as fast [{self.lower:.2f}, {self.upper:.2f}] at {self.batch} row{'s' * (self.batch > 1)}"
+        rows = f"{self.batch} row{'s' * (self.batch > 1)}"
+        return f"{self.ratio:.2f} times as fast [{self.lower:.2f}, {self.upper:.2f}] at {rows}"
 
-
+# %% ../../../nbs/engine/05_fit.ipynb #651c982a
 def speed_of(
     reference_ms: np.ndarray,  # (rounds,) times of the reference
     variant_ms: np.ndarray,  # (rounds,) times of the variant in the same rounds
@@ -118,7 +119,7 @@ def speed_of(
     ratio, lower, upper = (math.exp(v) for v in (logs.effect, logs.lower, logs.upper))
     return Speed(batch, ratio, lower, upper, logs.n_control)
 
-# %% ../../../nbs/engine/05_fit.ipynb #3ad36876
+# %% ../../../nbs/engine/05_fit.ipynb #f715530e
 def too_slow(
     speeds: Sequence[Speed],  # one for each batch size
     slack: float = 0.02,  # share of time that does not matter
@@ -133,7 +134,7 @@ def too_slow(
         return f"not shown to be faster at any batch size: at best {best}"
     return ""
 
-
+# %% ../../../nbs/engine/05_fit.ipynb #97ab0bc2
 def too_wrong(
     reference: np.ndarray,  # (n,) losses of the reference
     variant: np.ndarray,  # (n,) losses of the variant on the same rows
@@ -150,7 +151,7 @@ def too_wrong(
     lost = f"its loss may be {compared.upper:+.4f} worse (difference {compared.effect:+.4f})"
     return compared, f"not accurate enough: {lost}, and {allowed:.4f} is allowed"
 
-# %% ../../../nbs/engine/05_fit.ipynb #bb1f566a
+# %% ../../../nbs/engine/05_fit.ipynb #63572cde
 @dataclass(frozen=True)
 class Row:
     "What was measured of one variant, and what followed."
@@ -171,7 +172,7 @@ class Row:
         plain |= {"loss_difference": self.loss_difference and asdict(self.loss_difference)}
         return _json(plain | {"speeds": [asdict(s) for s in self.speeds]})
 
-
+# %% ../../../nbs/engine/05_fit.ipynb #fff94fa5
 def _json(value: Any) -> Any:
     "Plain data with text keys, and None for what was not measured."
     if isinstance(value, Mapping):
@@ -180,7 +181,7 @@ def _json(value: Any) -> Any:
         return [_json(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
-# %% ../../../nbs/engine/05_fit.ipynb #38a7df9f
+# %% ../../../nbs/engine/05_fit.ipynb #8b102e05
 @dataclass(frozen=True)
 class Fit:
     "Which variant is kept on this machine, and why."
@@ -212,19 +213,19 @@ class Fit:
         lines = [[*_cells(r, batches), r.verdict, r.reason] for r in self.rows]
         return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *lines])
 
-
+# %% ../../../nbs/engine/05_fit.ipynb #8d85b37c
 def _cells(row: Row, batches: Sequence[int]) -> list[str]:
     "The numbers of a row, as text; a dash for what was not measured."
     values = [(row.size_mb, ".1f"), *((row.latency_ms.get(b, math.nan), ".2f") for b in batches)]
     values += [(row.rows_s.get(batches[-1], math.nan), ",.0f"), (row.loss, ".4f")]
     return [row.variant, *("–" if math.isnan(v) else format(v, f) for v, f in values)]
 
-# %% ../../../nbs/engine/05_fit.ipynb #524a4f3e
+# %% ../../../nbs/engine/05_fit.ipynb #3011908b
 VARIANTS: Mapping[str, Callable[[Bundle, Path], Bundle]] = MappingProxyType(
     {"fp32": lambda bundle, folder: bundle, "int8": quantize}
 )
 
-
+# %% ../../../nbs/engine/05_fit.ipynb #0e843ec4
 def _made(bundle: Bundle, variants: Sequence[str], room: Path) -> tuple[dict[str, Bundle], list[Row]]:
     "The variants that can be made, and rows for those that cannot."
     made, rows = {"fp32": bundle}, []
@@ -235,7 +236,7 @@ def _made(bundle: Bundle, variants: Sequence[str], room: Path) -> tuple[dict[str
             rows.append(Row(name, "refused", f"cannot be made: {e}"))
     return made, rows
 
-
+# %% ../../../nbs/engine/05_fit.ipynb #e25015fb
 def _rule(loss: str, margin: float, alpha: float, variants: Sequence[str], batches: Sequence[int]) -> None:
     "Refuse a rule that does not make sense."
     for what, got, known in (("loss", [loss], LOSSES), ("variants", list(variants), VARIANTS)):
@@ -246,7 +247,7 @@ def _rule(loss: str, margin: float, alpha: float, variants: Sequence[str], batch
     if not batches or not all(type(b) is int and b > 0 for b in batches):
         raise ValueError(f"batches must be whole numbers from 1, got {list(batches)}")
 
-# %% ../../../nbs/engine/05_fit.ipynb #04649f9c
+# %% ../../../nbs/engine/05_fit.ipynb #b535691e
 def _judge(name: str, bundle: Bundle, times: Mapping, lost: Mapping, margin: float, alpha: float) -> Row:
     "One variant's row, before one of them is chosen."
     medians = {b: float(np.median(ms[name])) for b, ms in times.items()}
@@ -261,7 +262,7 @@ def _judge(name: str, bundle: Bundle, times: Mapping, lost: Mapping, margin: flo
     verdict, reason = ("refused", why) if why else ("passed", f"{best}, and its loss stays within the margin")
     return Row(name, verdict, reason, **facts, loss_difference=compared, speeds=speeds)
 
-
+# %% ../../../nbs/engine/05_fit.ipynb #6f57e53b
 def _chosen(rows: Sequence[Row]) -> list[Row]:
     "The rows, with the fastest that passed marked as kept, or the reference if none did."
     passed = [r for r in rows if r.verdict == "passed"]
@@ -303,14 +304,14 @@ def fit(
     rule = {"loss": loss, "margin": margin, "alpha": alpha, "rows": n, "seconds": seconds}
     return Fit(kept, (*rows, *unmade), rule, _machine(engines["fp32"]))
 
-# %% ../../../nbs/engine/05_fit.ipynb #78996d77
+# %% ../../../nbs/engine/05_fit.ipynb #883dc657
 def _copied(bundle: Bundle, folder: Path | str) -> Bundle:
     "The same bundle in another place."
     files = {name: bundle.folder / name for name in bundle.preparation.files}
     facts = {"signature": bundle.signature, "preparation": bundle.preparation, "watch": bundle.watch}
     return write(folder, graph=bundle.folder / bundle.graph, files=files, card=bundle.card, **facts)
 
-
+# %% ../../../nbs/engine/05_fit.ipynb #391b63a7
 def _machine(engine: Engine) -> dict[str, Any]:
     "Where it was measured."
     info = Path("/proc/cpuinfo")

@@ -41,7 +41,7 @@ def sums_are_wide(
         return not _WIDE_SUMS.isdisjoint(cpuinfo.split())
     return (machine or platform.machine()).lower() in {"arm64", "aarch64"}
 
-# %% ../../../nbs/engine/04_quantize.ipynb #5a5b0b56
+# %% ../../../nbs/engine/04_quantize.ipynb #06caa96d
 _BYTES = frozenset({"MatMulInteger", "ConvInteger", "DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear"})
 
 
@@ -49,7 +49,7 @@ def _operators(model: Any) -> set[str]:
     "The kinds of nodes of an ONNX model."
     return {n.op_type for n in model.graph.node}
 
-
+# %% ../../../nbs/engine/04_quantize.ipynb #db5af279
 def _to_bytes(model: Any, wide: bool, name: str) -> Any:
     "An ONNX model with int8 weights."
     import onnx

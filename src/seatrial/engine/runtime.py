@@ -44,7 +44,7 @@ class Call:
     device: str  # where it runs
     library: str  # what runs it, with its version
 
-# %% ../../../nbs/engine/02_runtime.ipynb #23cc7134
+# %% ../../../nbs/engine/02_runtime.ipynb #e484faa4
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -63,7 +63,7 @@ def _session(path: Path, device: str, threads: int) -> ort.InferenceSession:
         raise CannotDo("device cuda could not be started (CUDA or cuDNN libraries are missing); use device cpu")
     return session
 
-
+# %% ../../../nbs/engine/02_runtime.ipynb #add2b362
 def _gpus() -> bool:
     "Is there an NVIDIA device file? Asking the driver itself would need its libraries."
     return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists() or os.name == "nt"
@@ -174,7 +174,7 @@ def _answers(engine: Engine, tensors: dict[str, np.ndarray]) -> dict[str, np.nda
             raise CannotDo(f"{spec.name} must be {wanted}, but the graph gave {list(value.shape)}; export it again")
     return answers
 
-# %% ../../../nbs/engine/02_runtime.ipynb #3fa1deda
+# %% ../../../nbs/engine/02_runtime.ipynb #c3339929
 def example(
     signature: Signature,  # what the model takes
     rows: int = 1,  # how many rows, 1 or more
@@ -187,13 +187,13 @@ def example(
         made[s.name] = np.full(shape, "warm words" if s.datatype == "BYTES" else 0, dtype)
     return made
 
-
+# %% ../../../nbs/engine/02_runtime.ipynb #4e922a0d
 def _timed_ms(work: Callable[[], Any]) -> float:
     start = time.perf_counter()
     work()
     return (time.perf_counter() - start) * 1e3
 
-# %% ../../../nbs/engine/02_runtime.ipynb #df9d36f8
+# %% ../../../nbs/engine/02_runtime.ipynb #9027e0ed
 _RUNTIMES: Mapping[str, Callable[..., Call]] = {"onnx": _onnx, "torch": _torch}
 
 
@@ -217,7 +217,7 @@ def load(
     engine = Engine(bundle, runtime, threads or 0, _RUNTIMES[runtime](bundle, device, threads or 0, module))
     return _complete(engine)
 
-
+# %% ../../../nbs/engine/02_runtime.ipynb #c13db9ab
 def _complete(engine: Engine) -> Engine:
     "Refuse a graph that wants tensors which its preparation does not make."
     made = engine.prepare(example(engine.bundle.signature))

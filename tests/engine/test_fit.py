@@ -1,0 +1,183 @@
+"""Nothing slower and nothing worse is kept, and every row says why."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seatrial.engine import fit as room
+from seatrial.engine.bundle import read
+from seatrial.engine.export import bundle_of
+from seatrial.engine.fit import Speed, fit, losses, race, speed_of, too_slow, too_wrong
+from seatrial.engine.runtime import load
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(128, 16)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def net(tmp_path_factory):
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.Tanh(), torch.nn.Linear(32, 1), torch.nn.Flatten(0))
+    return bundle_of(module, X[:2], tmp_path_factory.mktemp("net") / "b")
+
+
+def truth(bundle):
+    return load(bundle).run({"input": X})["prediction"] + RNG.normal(size=len(X))
+
+
+class Ticks:
+    "A clock that moves only when somebody works."
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+class Worker:
+    "An engine of known speed."
+
+    def __init__(self, clock, cost_s, log):
+        self.clock, self.cost_s, self.log = clock, cost_s, log
+
+    def run(self, inputs):
+        self.log.append((self.cost_s, inputs["x"].tolist()))
+        self.clock.now += self.cost_s
+
+
+def test_a_race_gives_every_variant_the_same_rows_in_turn():
+    clock, log = Ticks(), []
+    engines = {"slow": Worker(clock, 0.02, log), "fast": Worker(clock, 0.01, log)}
+    times = race(engines, {"x": np.arange(10)}, batches=(1, 4), seconds=0.9, clock=clock)
+    assert set(times) == {1, 4} and len(times[1]["slow"]) == len(times[1]["fast"]) >= 12
+    np.testing.assert_allclose(times[4]["slow"], 20)
+    np.testing.assert_allclose(times[4]["fast"], 10)
+    for first, second in zip(log[::2], log[1::2], strict=True):
+        assert first[1] == second[1] and first[0] != second[0]
+    assert log[0][0] != log[2][0]  # the order is rotated
+    assert log[0][1] != log[2][1]  # and so are the rows
+
+
+@given(st.floats(0.2, 5), st.integers(0, 1000))
+def test_the_ratio_of_speeds_is_the_ratio_of_times(gain, seed):
+    rng = np.random.default_rng(seed)
+    base = rng.lognormal(0, 0.3, 60)  # what both share in a round
+    s = speed_of(base * rng.lognormal(0, 0.01, 60), base / gain * rng.lognormal(0, 0.01, 60), 8)
+    assert s.lower <= s.ratio <= s.upper and s.ratio == pytest.approx(gain, rel=0.02)
+
+
+def test_equal_times_are_no_gain():
+    assert too_slow([speed_of(np.full(20, 2.0), np.full(20, 2.0), 1)])
+
+
+def test_no_difference_is_kept_no_more_often_than_alpha_says():
+    rng = np.random.default_rng(1)
+    kept = sum(
+        not too_slow([speed_of(rng.lognormal(0, 0.1, 30), rng.lognormal(0, 0.1, 30), 8)], slack=0) for _ in range(1000)
+    )
+    assert kept <= 25 + 4 * np.sqrt(25)  # one side of alpha = 0.05
+
+
+def speed(batch, lower, ratio, upper):
+    return Speed(batch, ratio, lower, upper, 50)
+
+
+@pytest.mark.parametrize(
+    ("speeds", "words"),
+    [
+        ([speed(1, 1.5, 2, 2.5), speed(8, 0.9, 1, 1.1)], ""),
+        ([speed(1, 1.5, 2, 2.5), speed(8, 0.5, 0.6, 0.7)], "slower: only 0.60 times as fast [0.50, 0.70] at 8 rows"),
+        ([speed(1, 0.8, 1.1, 1.4)], "not shown to be faster"),
+        ([speed(1, 1.005, 1.01, 1.015)], "not shown to be faster"),
+        ([speed(1, 1.5, 2, 2.5), speed(8, 0.97, 0.98, 0.985)], ""),
+    ],
+)
+def test_a_variant_must_be_faster_somewhere_and_slower_nowhere(speeds, words):
+    assert words in too_slow(speeds) and bool(words) == bool(too_slow(speeds))
+
+
+def test_a_loss_must_be_shown_to_stay_within_the_margin():
+    base = np.abs(RNG.normal(1, 0.3, 400))
+    assert too_wrong(base, base + RNG.normal(0, 0.01, 400), 0.02, 0.05)[1] == ""
+    assert "not accurate enough" in too_wrong(base, base * 1.05 + RNG.normal(0, 0.01, 400), 0.02, 0.05)[1]
+    assert "not accurate enough" in too_wrong(base[:10], base[:10] + RNG.normal(0, 0.3, 10), 0.02, 0.05)[1]
+
+
+def test_the_same_answers_are_accurate_enough_and_one_row_is_not_enough():
+    base = np.abs(RNG.normal(1, 0.3, 50))
+    assert too_wrong(base, base.copy(), 0, 0.05)[1] == ""
+    assert "cannot be compared" in too_wrong(base[:1], base[:1], 0.02, 0.05)[1]
+
+
+def test_a_constant_harm_is_refused_though_it_has_no_spread():
+    assert too_wrong(np.ones(50), np.full(50, 2.0), 0.02, 0.05)[1]
+
+
+def test_the_kept_bundle_is_whole_and_the_report_is_plain_json(net, tmp_path):
+    result = fit(net, {"input": X}, truth(net), tmp_path / "kept", batches=(1, 8), seconds=0.05)
+    assert [r.variant for r in result.rows] == ["fp32", "int8"]
+    assert sum(r.verdict == "kept" for r in result.rows) == 1
+    assert all(r.reason for r in result.rows)
+    assert read(tmp_path / "kept") == result.kept
+    told = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    assert told["rows"][1]["speeds"] and set(told["rows"][0]["latency_ms"]) == {"1", "8"}
+    assert result._repr_markdown_().count("\n") == 3
+
+
+def test_a_variant_that_answers_wrongly_is_refused_however_small_it_is(net, tmp_path, monkeypatch):
+    def wrong(bundle, folder):
+        module = torch.nn.Sequential(torch.nn.Linear(16, 1), torch.nn.Flatten(0))
+        return bundle_of(module, X[:2], folder)
+
+    monkeypatch.setattr(room, "VARIANTS", dict(room.VARIANTS) | {"wrong": wrong})
+    y = load(net).run({"input": X})["prediction"] + RNG.normal(0, 0.01, len(X))
+    result = fit(net, {"input": X}, y, tmp_path / "kept", variants=["wrong"], batches=(1,), seconds=0.05)
+    assert result.row("wrong").verdict == "refused" and "not accurate enough" in result.row("wrong").reason
+    assert result.row("fp32").verdict == "kept"
+
+
+def test_the_fastest_of_those_that_pass_is_kept():
+    rows = [
+        room.Row("fp32", "reference", "r"),
+        room.Row("a", "passed", "ra", speeds=(speed(1, 1.5, 2, 2.5),)),
+        room.Row("b", "passed", "rb", speeds=(speed(1, 2.5, 3, 3.5),)),
+        room.Row("c", "refused", "rc", speeds=(speed(1, 8, 9, 10),)),
+    ]
+    assert [r.verdict for r in room._chosen(rows)] == ["reference", "passed", "kept", "refused"]
+
+
+@pytest.mark.parametrize(
+    ("odd", "words"),
+    [
+        ({"loss": "mood"}, "loss must be among"),
+        ({"variants": ["int3"]}, "variants must be among"),
+        ({"margin": 1}, "margin must be"),
+        ({"alpha": 0}, "alpha inside"),
+        ({"batches": ()}, "batches must be"),
+        ({"batches": (0,)}, "batches must be"),
+        ({"batches": (1, 500)}, "500 rows or more"),
+    ],
+)
+def test_a_rule_that_makes_no_sense_is_refused_before_anything_runs(net, tmp_path, odd, words):
+    with pytest.raises(ValueError, match=words):
+        fit(net, {"input": X}, np.zeros(len(X)), tmp_path / "kept", **odd)
+    assert not (tmp_path / "kept").exists()
+
+
+def test_targets_that_do_not_match_are_refused(net, tmp_path):
+    with pytest.raises(ValueError, match="same 64 rows or more"):
+        fit(net, {"input": X}, np.zeros(3), tmp_path / "kept")
+
+
+def test_labels_are_judged_right_or_wrong(tmp_path):
+    from sklearn.linear_model import LogisticRegression
+
+    y = np.where(X[:, 0] > 0, "up", "down")
+    engine = load(bundle_of(LogisticRegression().fit(X, y), X, tmp_path / "b"))
+    wrong = losses(engine, {"x": X}, np.where(y == "up", "down", "up").astype(object), "zero_one")
+    assert wrong.mean() > 0.9 and set(wrong) <= {0.0, 1.0}
