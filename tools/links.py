@@ -1,4 +1,4 @@
-"""Every local link, picture and anchor of a built site must exist.
+"""Every local link, picture and anchor of a built site must exist, and no anchor twice on a page.
 
 usage: python tools/links.py [SITE]     (default _docs; exit 1 and one line for each dead link)
 """
@@ -16,11 +16,13 @@ class PageLinks(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
         self.anchors: set[str] = {"", "top"}
+        self.twice: set[str] = set()
         self.links: set[str] = set()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         for key, value in attrs:
-            if key in ("id", "name") and value:
+            if key == "id" and value:
+                self.twice |= {value} & self.anchors
                 self.anchors.add(value)
             elif key in ("href", "src", "poster") and value:
                 self.links.add(value)
@@ -37,7 +39,7 @@ def parsed(
 
 def dead_links(
     site: Path,  # folder of the built site
-) -> list[str]:  # one sentence for each dead link, sorted
+) -> list[str]:  # one sentence for each dead link or doubled anchor, sorted
     "Follow every link that stays inside the site."
     site = site.resolve()
     pages = {file: parsed(file.read_text(encoding="utf-8")) for file in site.rglob("*.html")}
@@ -45,6 +47,7 @@ def dead_links(
         return [f"{site} holds no page: build the site first (make docs)"]
     dead = []
     for file, page in pages.items():
+        dead += [f"{file.relative_to(site)}: #{name} names two places" for name in page.twice]
         for link in page.links:
             url = urlsplit(link)
             if url.scheme or url.netloc:

@@ -91,9 +91,22 @@ def parameters(
             found.append(Param(star, "", "", ""))
         elif arg.arg not in ("self", "cls"):
             line = (default or arg).end_lineno
+            kind, help_ = annotated(arg.annotation)
             said = words_at(notes, line) if last.get(line) is arg else ""
-            found.append(Param(star + arg.arg, text(arg.annotation), text(default), said))
+            found.append(Param(star + arg.arg, kind, text(default), said or help_))
     return found
+
+
+def annotated(
+    node: ast.expr | None,  # an annotation
+) -> tuple[str, str]:  # the type alone, and the help that an `Annotated` may carry (options of a command)
+    "What a parameter is and, for a command, what its help says."
+    if not (isinstance(node, ast.Subscript) and text(node.value) == "Annotated" and isinstance(node.slice, ast.Tuple)):
+        return text(node), ""
+    helps = [
+        k.value for call in node.slice.elts if isinstance(call, ast.Call) for k in call.keywords if k.arg == "help"
+    ]
+    return text(node.slice.elts[0]), helps[0].value if helps and isinstance(helps[0], ast.Constant) else ""
 
 
 def fields(
@@ -145,7 +158,7 @@ def constructor(
     flat = signature(start, params, "")
     if "\n" not in flat or not table(params):
         return flat
-    names = textwrap.wrap(", ".join(p.name for p in params), WIDTH)
+    names = textwrap.wrap(", ".join(p.name for p in params), WIDTH - 4)
     return "\n    ".join([f"{start}(", *names]) + "\n)"
 
 
@@ -170,7 +183,7 @@ def table(
         return ""
     heads = ["", "Type", "Default", ""] if any(p.default for p in rows) else ["", "Type", ""]
     lines = [[code(p.name), code(p.type), code(p.default), cell(p.words)] for p in rows]
-    lines += [["*returns*", code(returns[0]), "", cell(returns[1])]] if any(returns) else []
+    lines += [["*returns*", code(returns[0]), "", cell(returns[1])]] if any(returns) and returns != ("None", "") else []
     if len(heads) == 3:
         lines = [[name, kind, said] for name, kind, _, said in lines]
     return "\n".join(f"| {' | '.join(line)} |" for line in [heads, ["---"] * len(heads), *lines])
@@ -191,6 +204,7 @@ def entry(
     source: str,  # the code that it stands in
     line_of: dict[str, int],  # name → its line in the module
     url: str,  # the module's page in the repository
+    module: str = "",  # its full name
     owner: str = "",  # the class, for a method
 ) -> str:  # Markdown: heading, signature, words, table, methods, folded code
     "The documentation of one exported object."
@@ -212,7 +226,7 @@ def entry(
         lines.append(signature(f"{start} {node.name}", params, result[0]))
     line = f"#L{line_of[name]}" if name in line_of else ""
     parts = [
-        f"{'####' if owner else '###'} {name} {{#{name.lower()} .{'api-method' if owner else 'api'}}}",
+        f"{'####' if owner else '###'} {name} {{#{anchor(f'{module}.{name}')} .{'api-method' if owner else 'api'}}}",
         f'<a class="api-source" href="{url}{line}">source</a>',
         "```python\n" + "\n".join(lines) + "\n```",
         (ast.get_docstring(node) or "").strip(),
@@ -221,7 +235,7 @@ def entry(
     if not owner:
         parts.append(folded(source, node))
         methods = [n for n in node.body if isinstance(n, DEFS[:2]) and not n.name.startswith("_")] if isclass else []
-        parts += [entry(n, source, line_of, url, owner=name) for n in methods]
+        parts += [entry(n, source, line_of, url, module, owner=name) for n in methods]
     return "\n\n".join(p for p in parts if p)
 
 
@@ -235,27 +249,30 @@ def made_of_fields(
 def folded(
     source: str,  # the code that the object stands in
     node: ast.stmt,  # the object
+    name: str = "code",  # what to click on
 ) -> str:  # a closed block that opens on click
     "The whole code, comments and decorators included, out of the way."
     first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
     whole = "\n".join(source.splitlines()[first - 1 : node.end_lineno])
-    return f'<details class="api-code">\n<summary>code</summary>\n\n```python\n{whole}\n```\n\n</details>'
+    return f'<details class="api-code">\n<summary>{name}</summary>\n\n```python\n{whole}\n```\n\n</details>'
 
 
 def documented(
     source: str,  # an export cell
     line_of: dict[str, int],  # name → its line in the module
     url: str,  # the module's page in the repository
-) -> list[str]:  # one piece of Markdown an object; constants are shown as they are
-    "The documentation of everything public that a cell exports."
+    module: str = "",  # its full name, such as `seatrial.stats.moments`
+) -> list[str]:  # Markdown: constants as they are, then each object; a private one is only its folded code
+    "The documentation of everything that a cell exports."
     source = re.sub(r"\A(#\|.*\n)+", "", source)  # directives of the notebook
-    tree = ast.parse(source).body
-    defs = [n for n in tree if isinstance(n, DEFS)]
-    if defs:
-        return [entry(n, source, line_of, url) for n in defs if not n.name.startswith("_")]
-    return (
-        [] if all(isinstance(n, ast.Import | ast.ImportFrom) for n in tree) else [f"```python\n{source.strip()}\n```"]
-    )
+    lines, found, plain = source.splitlines(), [], []
+    for node in ast.parse(source).body:
+        if isinstance(node, DEFS):
+            private = node.name.startswith("_")
+            found.append(folded(source, node, node.name) if private else entry(node, source, line_of, url, module))
+        elif not isinstance(node, ast.Import | ast.ImportFrom):
+            plain += lines[node.lineno - 1 : node.end_lineno]
+    return ["```python\n" + "\n".join(plain) + "\n```"] * bool(plain) + found
 
 
 # ---------------------------------------------------------------- links
@@ -272,13 +289,20 @@ def index() -> tuple[dict[str, str], dict[str, list[str]]]:  # full name → pag
         for full, (page, _) in names.items():
             parts = full.split(".")
             if not any(p.startswith("_") for p in parts):
-                pages[full] = page
+                pages[full] = f"{page.partition('#')[0]}#{anchor(full)}"
                 for i in range(len(parts)):
                     endings[".".join(parts[i:])].append(full)
     for module, names in space["d"]["syms"].items():
         pages[module] = next(iter(names.values()))[0].partition("#")[0]
         endings[module] = endings[module.partition(".")[2]] = [module]
     return pages, endings
+
+
+def anchor(
+    full: str,  # full name, such as `seatrial.stats.moments.Moments`
+) -> str:  # without the package: a heading `Fit`, a class `Fit` and a function `fit` must not share one
+    "Where on its page an object is described."
+    return full.partition(".")[2]
 
 
 def find(
@@ -383,7 +407,7 @@ class Page(Processor):
             if marks & {"export", "exports"} and "hide" not in marks:
                 if "exports" in marks:
                     yield c
-                for said in documented(c.source, *source_of(file)):
+                for said in documented(c.source, *source_of(file), module):
                     yield mk_cell(said, "markdown")
             elif not marks & {"exporti", "hide", "default_exp"}:
                 yield c

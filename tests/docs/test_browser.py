@@ -61,7 +61,7 @@ def test_a_link_from_the_home_page_opens_the_notebook(browser, address):
     browser.execute_script("arguments[0].click()", link)
     wait(browser, lambda b: b.current_url == f"{address}/stats/sequential.html")
     assert browser.find_element(By.CSS_SELECTOR, "h1").is_displayed()
-    assert browser.find_element(By.ID, "always_valid").is_displayed()
+    assert browser.find_element(By.ID, "stats.sequential.always_valid").is_displayed()
 
 
 def test_searching_a_function_leads_to_its_place(browser, address):
@@ -72,12 +72,12 @@ def test_searching_a_function_leads_to_its_place(browser, address):
     )
     browser.execute_script("arguments[0].click()", hits[0])
     wait(browser, lambda b: "/stats/sequential.html" in b.current_url)
-    assert "#always_valid" in browser.current_url
+    assert browser.current_url.endswith("#stats.sequential.always_valid")
 
 
 def test_folded_code_opens_on_click(browser, address):
     browser.get(f"{address}/stats/sequential.html")
-    code = browser.find_element(By.CSS_SELECTOR, "#always_valid details.api-code")
+    code = browser.find_element(By.CSS_SELECTOR, "[id='stats.sequential.always_valid'] details.api-code")
     assert not code.find_element(By.CSS_SELECTOR, "pre").is_displayed()
     browser.execute_script("arguments[0].click()", code.find_element(By.CSS_SELECTOR, "summary"))
     assert "def always_valid" in wait(browser, lambda b: code.find_element(By.CSS_SELECTOR, "pre").text)

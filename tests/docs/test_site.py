@@ -58,7 +58,7 @@ def test_everything_that_a_module_offers_is_documented(site):
         tree = ast.parse((ROOT / "src/seatrial" / f"{module[1].replace('.', '/')}.py").read_text())
         offered = [n.name for n in tree.body if isinstance(n, nbdocs.DEFS) and not n.name.startswith("_")]
         anchors = links.parsed((site / page_of(notebook)).read_text()).anchors
-        missing += [f"{module[1]}.{name}" for name in offered if name.lower() not in anchors]
+        missing += [f"{module[1]}.{name}" for name in offered if f"{module[1]}.{name}" not in anchors]
     assert missing == []
 
 
@@ -107,6 +107,7 @@ def test_home_page_names_every_notebook():
         ('<a href="gone.html">x</a>', "gone.html: no such file"),
         ('<a href="#gone">x</a>', "#gone: no such place"),
         ('<a href="index.html#gone">x</a>', "no such place on index.html"),
+        ('<b id="here">x</b>', "#here names two places"),
         ('<img src="gone.png">', "gone.png: no such file"),
         ('<a href="../outside.html">x</a>', "outside.html: no such file in the site"),
     ],
@@ -158,6 +159,12 @@ def test_a_comment_belongs_to_the_last_parameter_on_its_line():
         ("b", "of b"),
         ("c", "of nobody"),
     ]
+
+
+def test_the_help_of_a_command_is_said_in_its_table():
+    (said,) = nbdocs.documented("def go(port: Annotated[int, typer.Option(help='Where to listen.')] = 80): ...", {}, "")
+    assert "def go(port: int = 80)" in said
+    assert "| <code>port</code> | <code>int</code> | <code>80</code> | Where to listen. |" in said
 
 
 def test_a_default_is_shown_as_written_and_never_evaluated():
