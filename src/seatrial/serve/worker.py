@@ -17,7 +17,7 @@ Docs: https://seatrial.github.io/seatrial/serve/worker.html.md"""
 __all__ = ['Pool', 'computed', 'blame', 'answered', 'singly', 'Visitor', 'exactly', 'handle', 'fetch', 'Loop', 'serve_visitors',
            'pause_s', 'noted', 'Silent', 'SocketLoop', 'Worker']
 
-# %% ../../../nbs/serve/03_worker.ipynb #7bd4e365
+# %% ../../../nbs/serve/03_worker.ipynb #3147b4eb
 import os
 import selectors
 import signal
@@ -38,7 +38,7 @@ from ..base.settings import CannotDo
 from ..engine.bundle import watched
 from ..engine.runtime import Engine, load
 from ..registry.manifest import Shelf, verify
-from .lane import frame, opened, slices
+from .lane import HELLO, frame, opened, slices
 from .protocol import Refused
 
 # %% ../../../nbs/serve/03_worker.ipynb #f66188da
@@ -224,7 +224,7 @@ class Loop:
         self.leaving = True
         self.ring.send(b".")
 
-# %% ../../../nbs/serve/03_worker.ipynb #3a7fa2b9
+# %% ../../../nbs/serve/03_worker.ipynb #07a58023
 def serve_visitors(
     loop: Loop,
 ) -> None:
@@ -236,6 +236,7 @@ def serve_visitors(
             elif key.fileobj is loop.door:
                 wire, _ = loop.door.accept()
                 loop.watch.register(wire, selectors.EVENT_READ, Visitor(wire))
+                Visitor(wire).say({"id": HELLO}, {})
                 loop.visitors += 1
             elif key.data is None:  # the parent's sentinel
                 return
