@@ -13,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
-GENERATED = ["src/seatrial", "README.md"]
+GENERATED = ["src/seatrial", "README.md", "settings.ini", "nbs/settings.qmd"]
 
 
 def say(text):
@@ -31,8 +31,10 @@ def call(title, *command):
 
 def snapshot():
     "Contents of everything that `make export` writes."
-    files = [f for g in GENERATED for f in ([ROOT / g] if (ROOT / g).is_file() else (ROOT / g).rglob("*")) if f.is_file()]
-    return {f.relative_to(ROOT): f.read_bytes() for f in files if f.suffix in {".py", ".md", ".ipynb", ".ini"}}
+    files = [
+        f for g in GENERATED for f in ([ROOT / g] if (ROOT / g).is_file() else (ROOT / g).rglob("*")) if f.is_file()
+    ]
+    return {f.relative_to(ROOT): f.read_bytes() for f in files if f.suffix in {".py", ".md", ".qmd", ".ipynb", ".ini"}}
 
 
 def in_sync():
@@ -52,7 +54,9 @@ def tests():
         report = Path(folder) / "junit.xml"
         good = call("notebooks and tests", BIN / "python", "-m", "pytest", "tests", f"--junitxml={report}")
         suite = ET.parse(report).getroot().find("testsuite").attrib if report.exists() else {}
-    total, bad, skipped = (sum(int(suite.get(k, 0)) for k in keys) for keys in (["tests"], ["failures", "errors"], ["skipped"]))
+    total, bad, skipped = (
+        sum(int(suite.get(k, 0)) for k in keys) for keys in (["tests"], ["failures", "errors"], ["skipped"])
+    )
     return good and total > 0, total - bad - skipped, bad, skipped
 
 
@@ -70,7 +74,10 @@ def main():
         sys.exit(not all(steps))
     good, passed, failed, skipped = tests()
     failed += steps.count(False)
-    print(f"\n{passed + steps.count(True)} passed, {failed} failed" + (f", {skipped} skipped" if skipped else ""), flush=True)
+    print(
+        f"\n{passed + steps.count(True)} passed, {failed} failed" + (f", {skipped} skipped" if skipped else ""),
+        flush=True,
+    )
     sys.exit(not (good and all(steps)))
 
 

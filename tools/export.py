@@ -1,4 +1,4 @@
-"Write what follows from the notebooks: the package, its travelling defaults, and README.md."
+"Write what follows from the notebooks: the package, its report templates, settings.ini, README.md and the page of settings."
 
 import shutil
 import sys
@@ -10,12 +10,11 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "seatrial"
 
 
-def copy_defaults():
-    "Settings and report templates travel inside the wheel."
-    target = PACKAGE / "defaults"
+def copy_templates():
+    "Report templates travel inside the wheel."
+    target = PACKAGE / "defaults" / "reports"
     shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(ROOT / "nbs" / "reports", target / "reports", ignore=shutil.ignore_patterns(".*"))
-    shutil.copy(ROOT / "settings.ini", target / "settings.ini")
+    shutil.copytree(ROOT / "nbs" / "reports", target, ignore=shutil.ignore_patterns(".*"))
 
 
 def main():
@@ -23,10 +22,12 @@ def main():
     for room in PACKAGE.iterdir():
         if room.is_dir() and any(room.glob("*.py")):
             (room / "__init__.py").touch()
-    copy_defaults()
+    copy_templates()
     sys.path.insert(0, str(ROOT))
+    from seatrial.base.settings import commented
     from tools import readme
 
+    (ROOT / "settings.ini").write_text(commented(), encoding="utf-8")
     readme.main([])
 
 

@@ -17,7 +17,6 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-import yaml
 from fastcore.nbio import mk_cell
 from nbdev.config import get_config, nbpath2html
 from nbdev.process import Processor
@@ -373,7 +372,7 @@ def published(
 
 
 class Page(Processor):
-    "A notebook as a page: export cells become documentation, names become links, its number becomes its place."
+    "A notebook as a page: export cells become documentation, names and notebooks become links."
 
     def begin(self) -> None:
         cfg, path = get_config(), Path(self.nb.path_).resolve()
@@ -394,10 +393,6 @@ class Page(Processor):
                 said = out.get("data", {}).get("text/markdown")
                 if said:
                     out["data"]["text/markdown"] = published("".join(said), path.parent)
-        number = re.match(r"\d+", where.name)
-        if number and self.nb.cells and self.nb.cells[0].cell_type == "raw":
-            front = yaml.safe_load(self.nb.cells[0].source.strip().strip("-"))
-            self.nb.cells[0].source = f"---\n{yaml.dump({**front, 'order': int(number[0])})}---\n\n"
 
     def cells(self, module: str):
         "The page's cells, documentation in place of what is exported."

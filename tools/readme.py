@@ -1,4 +1,6 @@
-"""Make README.md from nbs/index.ipynb, its table of rooms from the folders, the page of settings from base.settings.
+"""Make README.md from nbs/index.ipynb and the page of settings from base.settings; keep lists of notebooks complete.
+
+The lists are the table of rooms in nbs/index.ipynb and the sidebar in nbs/_quarto.yml; their words are written by people.
 
 usage: python tools/readme.py [--check]     (--check writes nothing; exit 1 where a file is out of date)
 """
@@ -39,6 +41,16 @@ def listed(
         return line
     names = (f"[{re.sub(r'^[0-9]+_', '', n.stem).replace('_', ' ')}]({row[1]}/{n.name})" for n in notebooks)
     return f"| {row[1]} | {row[2]} | {', '.join(names)} |{row[3]}"
+
+
+def sidebar() -> str:  # the text of nbs/_quarto.yml
+    "The site's configuration with every notebook in the sidebar, in reading order."
+
+    def section(m: re.Match) -> str:
+        return m[1] + "[" + ", ".join(f"{m[2]}/{n.name}" for n in sorted((NBS / m[2]).glob("*.ipynb"))) + "]"
+
+    text = (NBS / "_quarto.yml").read_text(encoding="utf-8")
+    return re.sub(r'(- section: "(\w+) [^"]*"\n +contents: )\[.*\]', section, text)
 
 
 def home() -> str:  # the text of nbs/index.ipynb
@@ -100,7 +112,8 @@ def main(
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where a file is out of date")
     check, stale = parser.parse_args(args).check, 0
     page = home()
-    made = {NBS / "index.ipynb": page, ROOT / "README.md": readme(page), NBS / "settings.qmd": settings_page()}
+    made = {NBS / "index.ipynb": page, ROOT / "README.md": readme(page)}
+    made |= {NBS / "settings.qmd": settings_page(), NBS / "_quarto.yml": sidebar()}
     for file, wanted in made.items():
         found = file.read_text(encoding="utf-8") if file.exists() else ""
         if found == wanted:

@@ -1,0 +1,160 @@
+"The command line as a shell sees it: what it prints, what it refuses, and with which status."
+
+import json
+import re
+import shutil
+import socket
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from seatrial.app.cli import run
+
+
+def doubling(path, factor=2.0):
+    "An ONNX file that multiplies its input."
+    tensors = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 3]) for name in ("x", "y")]
+    weight = helper.make_tensor("w", TensorProto.FLOAT, [], [factor])
+    graph = helper.make_graph(
+        [helper.make_node("Mul", ["x", "w"], ["y"])], "double", tensors[:1], tensors[1:], [weight]
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    return path
+
+
+@pytest.fixture
+def ask(place, capsys):
+    "Runs one command; its status, its standard output and its standard error."
+
+    def command(*argv):
+        capsys.readouterr()
+        status = run([str(a) for a in argv])
+        said = capsys.readouterr()
+        assert "Traceback" not in said.err
+        return status, said.out, said.err
+
+    return command
+
+
+@pytest.fixture(scope="module")
+def harbour(tmp_path_factory):
+    "Artifacts with two versions of one model, made once: a new MLflow file takes seconds."
+    home = tmp_path_factory.mktemp("harbour")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        patch.setenv("SEATRIAL_PATHS_ARTIFACTS", str(home / "artifacts"))
+        for factor in (2.0, 3.0):
+            assert run(["register", str(doubling(home / f"{factor}.onnx", factor)), "--name", "mine"]) == 0
+    return home / "artifacts"
+
+
+@pytest.fixture
+def registered(harbour, place):
+    "Two versions of one model, in this test's own place."
+    shutil.copytree(harbour, place / "artifacts")
+
+
+def test_a_registered_file_is_listed_and_answers(ask, registered):
+    status, out, _ = ask("list", "--json")
+    rows = json.loads(out)
+    assert (status, [r["version"] for r in rows], [r["alias"] for r in rows]) == (
+        0,
+        ["1.0.0", "1.0.1"],
+        ["champion", ""],
+    )
+    status, out, _ = ask("predict", "mine", "--inputs", '{"x": [[1, 2, 3]]}', "--json")
+    assert status == 0
+    np.testing.assert_allclose(json.loads(out)["y"], [[2, 4, 6]])
+
+
+def test_promote_and_rollback_move_the_champion(ask, registered):
+    assert ask("promote", "mine", "1.0.1")[0] == 0
+    assert json.loads(ask("predict", "mine", "--inputs", '{"x": [[1, 1, 1]]}', "--json")[1])["y"] == [[3, 3, 3]]
+    assert ask("rollback", "mine")[0] == 0
+    assert json.loads(ask("predict", "mine", "--inputs", '{"x": [[1, 1, 1]]}', "--json")[1])["y"] == [[2, 2, 2]]
+    kinds = [d["kind"] for d in json.loads(ask("journal", "decisions", "--json")[1])]
+    assert kinds.count("alias") == 3
+
+
+def test_a_trial_is_started_shown_and_stopped(ask, registered):
+    status, out, err = ask("trial", "start", "mine", "1.0.1", "--kind", "canary", "--json")
+    assert status == 0, err
+    trial = json.loads(out)["trial"]
+    assert ask("trial", "start", "mine", "1.0.1")[0] == 2, "one live trial a model"
+    status, out, _ = ask("trial", "show", "mine", "--json")
+    assert (status, json.loads(out)["status"]) == (0, "running")
+    assert ask("trial", "abort", trial)[0] == 0
+    status, out, _ = ask("trial", "show", "mine", "--json")
+    assert (status, json.loads(out)["status"]) == (1, "aborted")
+
+
+@pytest.mark.parametrize(
+    ("argv", "status", "words"),
+    [
+        (["sail"], 2, "No such command"),
+        (["predict", "absent", "--inputs", "{}"], 2, "absent"),
+        (["predict", "mine", "--inputs", "nonsense"], 2, "nonsense"),
+        (["predict", "mine", "--inputs", '{"x": [[1, 2]]}'], 2, r"shape \[-1, 3\]"),
+        (["predict", "mine", "--version", "9.9.9", "--inputs", "{}"], 2, r"9\.9\.9"),
+        (["register", "absent.onnx", "--name", "mine"], 3, r"absent\.onnx"),
+        (["register", "0.onnx", "--name", "../up"], 2, "name must"),
+        (["promote", "mine", "7.0.0"], 2, r"7\.0\.0"),
+        (["trial", "start", "mine", "1.0.1", "--metric", "acuracy"], 2, "acuracy"),
+        (["trial", "start", "mine", "1.0.0"], 2, "challenger"),
+        (["trial", "show", "absent"], 2, "absent"),
+        (["report", "absent"], 2, "absent"),
+        (["report", "trial", "-p", "nonsense"], 2, "name=value"),
+        (["journal", "predicitons"], 2, "predicitons"),
+        (["load", "mine", "--data", "absent.csv"], 3, r"absent\.csv"),
+        (["--settings", "absent.ini", "list"], 3, r"absent\.ini"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_a_mistake_gets_one_sentence_and_its_status(ask, registered, place, argv, status, words):
+    doubling(place / "0.onnx", 5.0)
+    got, _, err = ask(*argv)
+    assert got == status, err
+    assert re.search(words, err), err
+    assert len(err.strip().splitlines()) <= 2
+
+
+def test_a_flipped_byte_is_named_and_not_served(ask, registered, place):
+    [graph] = (place / "artifacts/models/mine/1.0.0").glob("*.onnx")
+    graph.chmod(0o644)
+    content = bytearray(graph.read_bytes())
+    content[len(content) // 2] ^= 1
+    graph.write_bytes(content)
+    status, _, err = ask("predict", "mine", "--inputs", '{"x": [[1, 2, 3]]}')
+    assert status == 3
+    assert graph.name in err and "sha256" in err
+
+
+def test_a_port_in_use_is_said_before_anything_starts(ask, registered):
+    with socket.socket() as door:
+        door.bind(("127.0.0.1", 0))
+        door.listen()
+        port = door.getsockname()[1]
+        status, _, err = ask("serve", "--port", port)
+    assert status == 3
+    assert str(port) in err
+
+
+def test_serving_nothing_says_how_to_register(ask):
+    status, _, err = ask("serve")
+    assert status == 3
+    assert "register" in err
+
+
+def test_a_wrong_setting_names_section_key_value_and_rule(ask, place):
+    (place / "settings.ini").write_text("[serve]\nport = many\n")
+    status, _, err = ask("list")
+    assert status == 2
+    assert all(word in err for word in ("serve", "port", "many", "whole number"))
+
+
+def test_settings_are_the_ones_in_force(ask, place):
+    (place / "settings.ini").write_text("[serve]\nport = 8123\n")
+    rows = json.loads(ask("settings", "--json")[1])
+    assert {r["value"] for r in rows if (r["section"], r["key"]) == ("serve", "port")} == {8123}
