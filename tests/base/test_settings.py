@@ -90,6 +90,7 @@ BAD = [
     ("drift", "fdr_share", "2"),
     ("drift", "psi_floor", "-0.1"),
     ("paths", "artifacts", " "),
+    ("paths", "artifacts", "~nobody-of-this-name/x"),
 ]
 
 

@@ -11,7 +11,7 @@ __all__ = ['DAY_S', 'first_of_each', 'pending', 'unseen', 'day', 'matching', 'ro
            'drained', 'write_day', 'roll_day', 'oldest_day', 'Archive', 'fsynced', 'Journal', 'tend', 'Decision',
            'Outcome', 'Prediction', 'unpack']
 
-# %% ../../../nbs/base/06_journal.ipynb #96b51858
+# %% ../../../nbs/base/06_journal.ipynb #530a0cea
 import logging
 import os
 import threading

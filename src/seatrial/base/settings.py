@@ -29,7 +29,7 @@ from typing import Any
 class CannotDo(RuntimeError):
     "A rightful request that this machine cannot fulfil now: one sentence that names the thing and says what to do."
 
-# %% ../../../nbs/base/01_settings.ipynb #006dc03b
+# %% ../../../nbs/base/01_settings.ipynb #8434db4a
 class BadSetting(ValueError):
     "A setting that is unknown or breaks its rule."
 
@@ -42,8 +42,8 @@ class BadSetting(ValueError):
         where: str,  # the file or the environment variable that said it
     ):
         self.section, self.key, self.value, self.rule, self.where = section, key, value, rule, where
-        thing = f"[{section}] {key} = {value!r}" if key else f"[{section}]"
-        super().__init__(f"{thing} in {where} is refused: {rule}")
+        thing = [f"[{section}]"] * bool(section) + [f"{key} = {value!r}"] * bool(key) + ["in"] * bool(section or key)
+        super().__init__(" ".join([*thing, where, "is refused:", rule]))
 
 # %% ../../../nbs/base/01_settings.ipynb #b2543479
 @dataclass(frozen=True)
@@ -268,7 +268,7 @@ def hint(
     near = get_close_matches(word, known, n=1)
     return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
 
-# %% ../../../nbs/base/01_settings.ipynb #a6021690
+# %% ../../../nbs/base/01_settings.ipynb #e37d4d5c
 def checked(
     section: str,  # as written
     name: str,  # the key, as written
@@ -285,7 +285,7 @@ def checked(
     rule = SECTIONS[section][name].metadata["rule"]
     try:
         return rule.read(text)
-    except (ValueError, KeyError, OverflowError):
+    except (ValueError, KeyError, OverflowError, RuntimeError):  # of pathlib, for ~nobody
         raise BadSetting(section, name, text, f"want {rule.words}", where) from None
 
 # %% ../../../nbs/base/01_settings.ipynb #09b85fa4
@@ -321,7 +321,7 @@ def variables() -> dict[str, tuple[str, str]]:  # variable -> (section, key)
     "The environment variable of every setting."
     return {f"SEATRIAL_{s}_{k}".upper(): (s, k) for s, keys in SECTIONS.items() for k in keys}
 
-# %% ../../../nbs/base/01_settings.ipynb #efc95ceb
+# %% ../../../nbs/base/01_settings.ipynb #1b9222a3
 def environ_texts(
     environ: Mapping[str, str],  # usually os.environ
 ) -> dict[str, str]:  # variable -> text, only known ones
@@ -330,7 +330,7 @@ def environ_texts(
     mine = {name: text for name, text in environ.items() if name.startswith("SEATRIAL_")}
     for name in sorted(mine.keys() - known.keys()):
         raise BadSetting(
-            "environment",
+            "",
             name,
             mine[name],
             f"no setting has this variable; {hint(name, list(known))}",
