@@ -63,14 +63,16 @@ def settle(
     proc: Path,  # processed notebooks; renamed in place
 ) -> None:
     "Give each notebook the name of its page, as Quarto does by `output-file`."
+    sidebar = (proc / "_quarto.yml").read_text(encoding="utf-8")
     for file in sorted(proc.rglob("*.ipynb")):
         name = re.search(r"output-file: (\S+)\.html", file.read_text(encoding="utf-8"))
         page = file.with_stem(name[1]) if name else file
         if page != file and page.exists():
-            raise SystemExit(
-                f"{file.name} and {page.name} in {file.parent.name}/ would become the same page: rename one notebook"
-            )
+            where = f"{file.name} and {page.name} in {file.parent.name}/"
+            raise SystemExit(f"{where} would become the same page: rename one notebook")
+        sidebar = sidebar.replace(file.relative_to(proc).as_posix(), page.relative_to(proc).as_posix())
         file.rename(page)
+    (proc / "_quarto.yml").write_text(sidebar, encoding="utf-8")
 
 
 def rendered(

@@ -45,9 +45,10 @@ def dead_links(
     pages = {file: parsed(file.read_text(encoding="utf-8")) for file in site.rglob("*.html")}
     if not pages:
         return [f"{site} holds no page: build the site first (make docs)"]
-    dead = []
+    dead: dict[tuple[Path, str], list[str]] = {}  # what is missing → who says so
     for file, page in pages.items():
-        dead += [f"{file.relative_to(site)}: #{name} names two places" for name in page.twice]
+        for name in page.twice:
+            dead[file, f"#{name}"] = [f"{file.relative_to(site)}: #{name} names two places"]
         for link in page.links:
             url = urlsplit(link)
             if url.scheme or url.netloc:
@@ -56,14 +57,17 @@ def dead_links(
             target = (start / unquote(url.path).lstrip("/")).resolve() if url.path else file
             target = target / "index.html" if target.is_dir() else target
             if not target.exists() or not target.is_relative_to(site):
-                dead.append(f"{file.relative_to(site)}: {link}: no such file in the site")
+                said = f"{file.relative_to(site)}: {link}: no such file in the site"
             elif url.fragment and target in pages and unquote(url.fragment) not in pages[target].anchors:
-                dead.append(f"{file.relative_to(site)}: {link}: no such place on {target.relative_to(site)}")
+                said = f"{file.relative_to(site)}: {link}: no such place on {target.relative_to(site)}"
+            else:
+                continue
+            dead.setdefault((target, url.fragment), []).append(said)
     for sheet in site.rglob("*.css"):
         for name in re.findall(r"url\(['\"]?([^'\")]+)", sheet.read_text(encoding="utf-8")):
             if not re.match(r"[a-z]+:|//|#", name) and not (sheet.parent / unquote(urlsplit(name).path)).exists():
-                dead.append(f"{sheet.relative_to(site)}: {name}: no such file in the site")
-    return sorted(set(dead))
+                dead[sheet, name] = [f"{sheet.relative_to(site)}: {name}: no such file in the site"]
+    return sorted(s[0] + (f" (and from {len(s) - 1} more pages)" if len(s) > 1 else "") for s in dead.values())
 
 
 def main() -> int:

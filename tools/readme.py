@@ -1,6 +1,6 @@
 """Make README.md from nbs/index.ipynb and the page of settings from base.settings; keep lists of notebooks complete.
 
-The lists are the table of rooms in nbs/index.ipynb and the sidebar in nbs/_quarto.yml; their words are written by people.
+The lists are the table of rooms in nbs/index.ipynb and the sidebar in nbs/_quarto.yml; people write their words.
 
 usage: python tools/readme.py [--check]     (--check writes nothing; exit 1 where a file is out of date)
 """
