@@ -1,0 +1,321 @@
+"Progressive fine-tuning: what may move, what must not, and what is left after an accident."
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from seatrial.base.settings import CannotDo
+from seatrial.tune.progressive import (
+    AT_ONCE,
+    STAGES,
+    Diverged,
+    Stage,
+    batches,
+    cosine,
+    lengths,
+    padding,
+    predict,
+    progressive,
+    thawed,
+)
+
+
+class Tower(nn.Module):
+    "A head on three layers with dropout: deep enough for every stage to differ."
+
+    def __init__(self, seed=0):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.layers = nn.ModuleList(
+                nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Dropout(0.2), nn.LayerNorm(4)) for _ in range(3)
+            )
+            self.head = nn.Linear(4, 1)
+        self.seen = []
+
+    def forward(self, x):
+        self.seen.append([part.training for part in self.parts()])
+        for layer in self.layers:
+            x = layer(x)
+        return self.head(x).squeeze(-1)
+
+    def parts(self):
+        return [self.head, *reversed(self.layers)]
+
+
+def weights(model):
+    return {name: v.clone() for name, v in model.state_dict().items()}
+
+
+def same(a, b):
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture
+def data():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(120, 4)).astype(np.float32)
+    y = np.sin(x[:, 0]) + 0.5 * x[:, 1] + 0.1 * rng.normal(size=120).astype(np.float32)
+    return ({"x": x[:80]}, y[:80]), ({"x": x[80:]}, y[80:])
+
+
+def valid_loss(model, valid):
+    return float(((predict(model, valid[0]) - valid[1]) ** 2).mean())
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=60), st.integers(1, 9), st.booleans())
+def test_every_row_is_in_exactly_one_batch(columns, batch, shuffled):
+    rng = np.random.default_rng(1) if shuffled else None
+    plan = batches(len(columns), batch, np.array(columns), rng)
+    assert sorted(np.concatenate(plan).tolist()) == list(range(len(columns)))
+    assert max(map(len, plan)) <= batch
+    assert len(plan) == math.ceil(len(columns) / batch)
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(st.booleans(), min_size=7, max_size=7), min_size=1, max_size=9))
+def test_length_is_the_last_column_in_use(rows):
+    expected = [max([1, *(i + 1 for i, on in enumerate(row) if on)]) for row in rows]
+    assert lengths(padding({"ids": np.array(rows, int)})).tolist() == expected
+
+
+@settings(deadline=None)
+@given(st.integers(1, 400), st.floats(0, 1))
+def test_schedule_climbs_to_its_rate_once_and_never_leaves_its_bounds(steps, warm_share):
+    factors = [cosine(step, steps, warm_share) for step in range(steps)]
+    assert all(0 < f <= 1 for f in factors)
+    top = factors.index(max(factors))
+    assert factors[: top + 1] == sorted(factors[: top + 1])
+    assert factors[top:] == sorted(factors[top:], reverse=True)
+
+
+class Counted(nn.Module):
+    "Answers with the sum of its ids and notes how wide its batches were."
+
+    def __init__(self):
+        super().__init__()
+        self.head, self.widths = nn.Linear(1, 1), []
+
+    def forward(self, ids, extra):
+        self.widths.append((ids.shape[1], extra.shape[1]))
+        return ids.sum(1).float() + extra.sum(1)
+
+
+def test_cut_columns_are_padding_only_and_answers_keep_their_rows():
+    rng = np.random.default_rng(0)
+    used = rng.integers(1, 30, 50)
+    ids = np.where(np.arange(30) < used[:, None], rng.integers(1, 9, (50, 30)), 0)
+    extra = rng.normal(size=(50, 30)).astype(np.float32)  # as wide as the ids, but measurements
+    model = Counted()
+    answers = predict(model, {"ids": ids, "extra": extra}, batch=8)
+    np.testing.assert_allclose(answers, ids.sum(1) + extra.sum(1), rtol=1e-4, atol=1e-4)
+    assert min(w for w, _ in model.widths) < 15
+    assert {w for _, w in model.widths} == {30}
+
+
+def test_predict_leaves_the_mode_of_the_model_alone(data):
+    model = Tower()
+    model.train()
+    predict(model, data[1][0])
+    assert model.training
+    assert model.seen == [[False] * 4]
+
+
+def test_default_stages_go_deeper_and_slower():
+    assert [s.share for s in STAGES] == [0, 0.25, 0.5, 1]
+    assert [s.lr for s in STAGES] == sorted((s.lr for s in STAGES), reverse=True)
+
+
+@pytest.mark.parametrize(("share", "trained"), [(0, 1), (0.25, 2), (0.34, 3), (1, 4)])
+def test_only_thawed_parts_move_and_only_they_drop_out(share, trained, data):
+    model = Tower()
+    before = [weights(part) for part in model.parts()]
+    model.seen.clear()
+    progressive(model, *data, stages=[Stage("one", share, 1e-2)], epochs=3, patience=9)
+    moved = [not same(b, weights(part)) for b, part in zip(before, model.parts(), strict=True)]
+    assert moved == [True] * trained + [False] * (4 - trained)
+    assert len(thawed(model, share)) == trained
+    assert {tuple(s) for s in model.seen} == {(False,) * 4, (True,) * trained + (False,) * (4 - trained)}
+
+
+@pytest.mark.parametrize("lr", [1e-3, 0.1, 3.0])
+def test_model_leaves_with_its_best_weights_and_never_worse_than_it_came(lr, data):
+    model = Tower()
+    came = valid_loss(model, data[1])
+    tuned = progressive(model, *data, stages=[Stage("a", 0.5, lr), Stage("b", 1, lr)], epochs=4, patience=9)
+    left = valid_loss(model, data[1])
+    assert left == pytest.approx(tuned.best_loss, rel=1e-5)
+    assert left == pytest.approx(min(e.valid_loss for e in tuned.history), rel=1e-5)
+    assert left <= came * (1 + 1e-6)
+    assert not model.training
+
+
+def test_a_stage_starts_from_the_best_weights_not_from_the_last(data):
+    stages = [Stage("good", 1, 1e-2), Stage("wild", 1, 30.0), Stage("still", 1, 1e-12)]
+    tuned = progressive(Tower(), *data, stages=stages, epochs=3, patience=9)
+    losses = {s.name: [e.valid_loss for e in tuned.history if e.stage == s.name] for s in stages}
+    assert min(losses["wild"]) > min(losses["good"])
+    assert losses["still"] == pytest.approx([min(losses["good"])] * 3, rel=1e-4)
+    assert tuned.best_stage == "good" or tuned.best_loss == pytest.approx(min(losses["good"]), rel=1e-4)
+
+
+def test_patience_ends_a_stage_and_the_next_one_still_runs(data):
+    stages = [Stage("wild", 1, 1e3), Stage("good", 1, 1e-2)]
+    history = progressive(Tower(), *data, stages=stages, epochs=10, patience=2).history
+    wild = [e for e in history if e.stage == "wild"]
+    assert len(wild) < 10
+    assert [e.best for e in wild[-2:]] == [False, False]
+    assert any(e.stage == "good" and e.best for e in history)
+
+
+def test_same_seed_same_bits_and_another_seed_others(data):
+    runs = []
+    for seed in (3, 3, 4):
+        model = Tower()
+        progressive(model, *data, stages=AT_ONCE, epochs=3, seed=seed)
+        runs.append(weights(model))
+    assert same(runs[0], runs[1])
+    assert not same(runs[0], runs[2])
+
+
+def test_callers_random_numbers_gradients_and_flags_are_left_alone(data):
+    model = Tower()
+    model.layers[0].requires_grad_(False)
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    progressive(model, *data, stages=AT_ONCE, epochs=2)
+    assert torch.equal(torch.rand(3), expected)
+    assert [p.requires_grad for p in model.layers[0].parameters()] == [False] * 4
+    assert all(p.requires_grad for p in model.head.parameters())
+    assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("at", [1, 3, 4, 7, 11])
+def test_interrupted_run_leaves_the_best_weights_so_far(at, data):
+    def press(done, total, words):
+        if done == at:
+            raise KeyboardInterrupt
+
+    whole = progressive(Tower(), *data, stages=AT_ONCE, epochs=4, patience=9)
+    model = Tower()
+    with pytest.raises(KeyboardInterrupt):
+        progressive(model, *data, stages=AT_ONCE, epochs=4, patience=9, progress=press)
+    finished = (at - 1) // 3  # 80 rows in batches of 32: three steps an epoch
+    expected = min(e.valid_loss for e in whole.history[: finished + 1])
+    assert valid_loss(model, data[1]) == pytest.approx(expected, rel=1e-5)
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("good_steps", [0, 2, 5])
+def test_loss_that_is_no_number_stops_at_once_and_keeps_the_best(good_steps, data):
+    calls = []
+
+    def breaks(answers, targets):
+        value = nn.functional.mse_loss(answers, targets)
+        calls.append(answers.requires_grad)
+        return value * math.nan if sum(calls) > good_steps else value
+
+    model = Tower()
+    came = valid_loss(model, data[1])
+    with pytest.raises(Diverged, match=r"became nan in stage 'all'; lower its lr, now 0.01") as caught:
+        progressive(model, *data, stages=AT_ONCE, epochs=4, loss=breaks)
+    assert isinstance(caught.value, CannotDo)
+    assert valid_loss(model, data[1]) <= came * (1 + 1e-6)
+
+
+def test_progress_counts_every_step_up_to_the_end(data):
+    heard = []
+    progressive(Tower(), *data, stages=STAGES[:2], epochs=2, progress=lambda *said: heard.append(said))
+    assert [done for done, _, _ in heard[:12]] == list(range(1, 13))
+    assert {total for _, total, _ in heard} == {12}
+    assert heard[-1] == (12, 12, "done")
+    assert heard[0][2].startswith("head: loss ")
+
+
+def test_bar_is_silent_where_nobody_looks(data, capfd):
+    progressive(Tower(), *data, stages=AT_ONCE)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_answers_of_the_wrong_shape_are_refused_before_any_step(data):
+    class Column(Tower):
+        def forward(self, x):
+            return super().forward(x)[:, None]
+
+    model = Column()
+    before = weights(model)
+    with pytest.raises(ValueError, match=r"one number a row, got \(40, 1\) for 40 rows"):
+        progressive(model, *data)
+    assert same(before, weights(model))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda x, y: ({"x": x}, y[:-1]), r"train targets must have shape \(80,\).*got \(79,\)"),
+        (lambda x, y: ({"x": x}, y[:, None]), r"got \(80, 1\)"),
+        (lambda x, y: ({"x": x}, np.where(np.arange(80) == 7, np.nan, y)), "train targets must be finite.*row 7"),
+        (lambda x, y: ({"x": np.where(np.arange(80)[:, None] == 9, np.inf, x)}, y), "train x must be finite.*row 9"),
+        (lambda x, y: ({"z": x}, y), "train inputs must be those of Tower.forward"),
+        (lambda x, y: ({"x": x, "z": x}, y), "train inputs must be those of Tower.forward"),
+        (lambda x, y: ({"x": x, "z": x[:3]}, y), "equally many rows"),
+        (lambda x, y: ({"x": x[:0]}, y[:0]), "at least 1"),
+        (lambda x, y: ({}, y), "at least 1"),
+        (lambda x, y: ({"x": np.full(80, "text")}, y), "prepare the inputs first"),
+    ],
+)
+def test_data_that_does_not_fit_is_refused_in_one_sentence(change, said, data):
+    (inputs, targets), valid = data
+    with pytest.raises(ValueError, match=said):
+        progressive(Tower(), change(inputs["x"], targets), valid)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"batch": 0}, "batch must be at least 1, got 0"),
+        ({"patience": -1}, "patience must be at least 1, got -1"),
+        ({"stages": ()}, "stages must be at least 1, got 0"),
+        ({"padded_by": "nothing"}, "padded_by must name an input"),
+    ],
+)
+def test_options_out_of_range_are_refused_by_name_and_value(options, said, data):
+    with pytest.raises(ValueError, match=said):
+        progressive(Tower(), *data, **options)
+
+
+@pytest.mark.parametrize(("share", "lr"), [(-0.1, 1e-3), (1.1, 1e-3), (math.nan, 1e-3), (0.5, 0), (0.5, math.inf)])
+def test_impossible_stage_is_refused(share, lr):
+    with pytest.raises(ValueError, match="of stage 'odd' must be"):
+        Stage("odd", share, lr)
+
+
+def test_parameter_in_no_part_is_named(data):
+    model = Tower()
+    model.extra = nn.Parameter(torch.zeros(1))
+    with pytest.raises(ValueError, match="without 'extra'"):
+        progressive(model, *data)
+
+
+def test_model_without_parameters_has_nothing_to_train(data):
+    class Fixed(nn.Identity):
+        def parts(self):
+            return [nn.Tanh()]
+
+    with pytest.raises(ValueError, match=r"must hold parameters to train, got 1 parts without any"):
+        progressive(Fixed(), *data)
+
+
+def test_device_that_is_not_there_is_one_sentence_and_the_model_stays(data):
+    model = Tower()
+    with pytest.raises(CannotDo, match=r"device 'cuda:99' cannot be used here.*device='cpu'"):
+        progressive(model, *data, device="cuda:99")
+    assert {p.device.type for p in model.parameters()} == {"cpu"}
