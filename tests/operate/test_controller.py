@@ -10,7 +10,7 @@ import pytest
 
 from seatrial.base.record import Decision
 from seatrial.base.settings import CannotDo
-from seatrial.operate.controller import PATIENCE, Memory, decision_of, watch
+from seatrial.operate.controller import PATIENCE, Controller, Memory, decision_of, watch
 from seatrial.registry.manifest import UnknownVersion
 from seatrial.rollout.trial import fold
 
@@ -62,11 +62,11 @@ def test_a_question_that_is_answered_leaves_the_champion_in_place(bay, kind):
 
 def test_a_hold_is_written_once_for_each_reason(bay):
     plan = bay.plan(dwell_s=86_400.0)
-    made = bay.sail(plan, GOOD, looks=20)
+    made = bay.sail(plan, GOOD, looks=8)
     holds = [(d.reason, d.evidence["verdict"]) for d in made if d.kind == "hold"]
     assert holds
     assert all(a != b for a, b in pairwise(holds))
-    assert len(holds) < 10
+    assert len(holds) < 8
 
 
 def test_evidence_in_the_journal_is_what_a_report_can_draw(bay):
@@ -292,3 +292,19 @@ def test_watching_does_not_hide_a_mistake_in_the_program(bay, monkeypatch):
     monkeypatch.setattr(bay.journal, "scored", mistaken)
     with pytest.raises(KeyError):
         watch(bay.controller, threading.Event(), 0.0)
+
+
+def test_trouble_that_comes_and_goes_does_not_add_up(bay):
+    stop, looks = threading.Event(), []
+
+    class Rough(Controller):
+        def tick(self):
+            looks.append(len(looks))
+            if len(looks) > 3 * PATIENCE:
+                stop.set()
+            elif len(looks) % PATIENCE:
+                raise CannotDo("a swell")
+            return super().tick()
+
+    watch(Rough(bay.journal, bay.registry, bay.settings, holder="rough"), stop, 0.0)
+    assert len(looks) == 3 * PATIENCE + 1

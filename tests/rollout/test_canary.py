@@ -13,6 +13,7 @@ from seatrial.rollout.canary import World, judge, rate_bounds, simulate, step
 from seatrial.rollout.evidence import Evidence
 from seatrial.rollout.trial import ENDS, Gate, Plan, TrialState, moved
 from seatrial.stats.moments import Moments
+from seatrial.stats.sequential import always_valid
 
 ERROR = Gate("abs_error", margin_share=0.05)
 PLAN = Plan("t", "m", "1", "2", gates=(ERROR, Gate("error_rate", margin=0.05)), outcome="y", dwell_s=600.0)
@@ -165,3 +166,42 @@ def test_an_equal_challenger_is_rolled_back_no_more_often_than_promised():
     plan = replace(PLAN, alpha=0.2)
     ends = [simulate(plan, world(), np.random.default_rng(s))[-1][2].kind for s in range(60)]
     assert ends.count("rollback") / 60 <= plan.alpha
+
+
+def test_a_stage_that_has_passed_still_lasts_its_dwell():
+    state, good = TrialState(PLAN, (1000.0,)), shown((4500, 500), error=(1.0, 0.2))
+    assert step(state, good, 1599.0).kind == "hold"
+    assert step(state, good, 1600.0).kind == "advance"
+
+
+def test_passing_takes_the_plans_units_even_where_the_bounds_are_exact():
+    plan = replace(PLAN, gates=(Gate("error_rate", margin=0.5),), kind="ab", stages=(0.5,))
+    state = TrialState(plan, (0.0,))
+    assert step(state, shown((49, 49)), 600.0).kind == "hold"
+    assert step(state, shown((50, 50)), 600.0).kind == "finish"
+
+
+@pytest.mark.parametrize(("error", "said"), [(1.07, "failed"), (1.05, "open"), (1.03, "passed")])
+def test_a_guardrail_turns_at_its_margin(error, said):
+    evidence = shown((10**6, 10**6), error=(1.0, error), sd=0.1)
+    assert judge(ERROR, *(evidence.of("abs_error", v) for v in ("champion", "challenger")), PLAN).answer == said
+
+
+@pytest.mark.parametrize(("error", "said"), [(0.97, "failed"), (0.95, "open"), (0.93, "passed"), (1.2, "failed")])
+def test_a_goal_turns_at_the_gain_that_it_asks(error, said):
+    goal, evidence = Gate("abs_error", margin=0.05, kind="goal"), shown((10**6, 10**6), error=(1.0, error), sd=0.1)
+    assert judge(goal, *(evidence.of("abs_error", v) for v in ("champion", "challenger")), PLAN).answer == said
+
+
+def test_both_parts_of_a_margin_add_up():
+    gate = Gate("abs_error", margin=0.5, margin_share=0.1)
+    assert judge(gate, Moments(100, 2.0, 1.0), Moments(100, 2.0, 1.0), PLAN).margin == pytest.approx(0.7)
+
+
+def test_alpha_is_shared_by_all_stages_and_gates():
+    a, b = Moments(500, 1.0, 100.0), Moments(400, 1.1, 90.0)
+    alone = always_valid(a, b, PLAN.alpha / 8, tuned_for=20 * PLAN.units_min)
+    assert (judge(ERROR, a, b, PLAN).lower, judge(ERROR, a, b, PLAN).upper) == (alone.lower, alone.upper)
+    failures = Gate("error_rate", margin=0.05)
+    m = Moments(500, 0.0, 0.0)
+    assert judge(failures, m, m, PLAN).upper == rate_bounds(m, PLAN.alpha / 16)[1]

@@ -58,11 +58,16 @@ def told(kind, time_s, stage=None, trial="t", model="m", plan=None):
     return SimpleNamespace(kind=kind, model=model, trial=trial, time_s=time_s, reason="", evidence=evidence)
 
 
-kinds = st.sampled_from(["start", "advance", "hold", "promote", "finish", "rollback", "abort", "alias", "sneeze"])
-histories = st.lists(
-    st.tuples(kinds, st.one_of(st.none(), st.integers(0, 4)), st.sampled_from(["t", "u"]), st.sampled_from(["m", "n"])),
-    max_size=30,
-).map(lambda rows: [told(k, float(i), s, t, m, replace(PLAN, trial=t, model=m)) for i, (k, s, t, m) in enumerate(rows)])
+kinds = st.sampled_from(
+    ["start", "advance", "advance", "hold", "promote", "finish", "rollback", "abort", "alias", "sneeze"]
+)
+rows = st.tuples(kinds, st.none() | st.integers(0, 4), st.sampled_from("ttu"), st.sampled_from("mmn"))
+histories = st.lists(rows, max_size=30).map(
+    lambda rows: [
+        told(k, float(i), s, t, m, replace(PLAN, trial=t, model=m))
+        for i, (k, s, t, m) in enumerate([("start", None, "t", "m"), *rows])
+    ]
+)
 
 
 @given(plans)
@@ -215,3 +220,17 @@ def test_what_servers_import_loads_neither_scipy_nor_sql():
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )
+
+
+@pytest.mark.parametrize("end", sorted(ENDS))
+@pytest.mark.parametrize("after", [*sorted(ENDS), "advance", "hold"])
+def test_nothing_follows_an_end(end, after):
+    ended = moved(TrialState(PLAN, tuple(float(i) for i in range(len(PLAN.stages)))), end, 9.0)
+    assert not ended.live
+    assert moved(ended, after, 10.0) is ended
+
+
+def test_a_decision_about_another_trial_changes_nothing():
+    started = fold([told("start", 0.0, plan=PLAN)])
+    assert fold([told("rollback", 1.0, trial="other")], started) == started
+    assert fold([told("rollback", 1.0, model="other")], started) == started
