@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fastcore.nbio import mk_cell
-from nbdev.config import get_config, nbpath2html
+from nbdev.config import ConfigToml, get_config, nbpath2html
 from nbdev.process import Processor
 
 DEFS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
@@ -36,6 +36,12 @@ class Param(NamedTuple):
     def __str__(self) -> str:  # `name: type = default`
         typed = f"{self.name}: {self.type}" if self.type else self.name
         return typed + (f" = {self.default}" if self.type else f"={self.default}") * bool(self.default)
+
+
+@cache
+def config() -> ConfigToml:  # of the project that the working directory is in
+    "nbdev's configuration, read once: it parses pyproject.toml at every call."
+    return get_config()
 
 
 # ---------------------------------------------------------------- reading the code
@@ -280,7 +286,7 @@ def documented(
 @cache
 def index() -> tuple[dict[str, str], dict[str, list[str]]]:  # full name → page; any ending of it → the full names
     "Where each public object of the package is documented, from nbdev's own index."
-    file = get_config().lib_path / "_modidx.py"
+    file = config().lib_path / "_modidx.py"
     space: dict = {}
     exec(compile(file.read_text(encoding="utf-8"), str(file), "exec"), space)
     pages, endings = {}, defaultdict(list)
@@ -352,7 +358,7 @@ def published(
     folder: Path,  # the notebook's folder
 ) -> str:  # the same with links that hold on the site
     "Links to notebooks become links to their pages; links to files outside the notebooks lead to the repository."
-    cfg = get_config()
+    cfg = config()
 
     def fix(m: re.Match) -> str:
         path, hash_, anchor = m[2].partition("#")
@@ -375,7 +381,7 @@ class Page(Processor):
     "A notebook as a page: export cells become documentation, names and notebooks become links."
 
     def begin(self) -> None:
-        cfg, path = get_config(), Path(self.nb.path_).resolve()
+        cfg, path = config(), Path(self.nb.path_).resolve()
         where = path.relative_to(cfg.nbs_path.resolve())
         page, module = nbpath2html(where).as_posix(), ""
         for c in self.nb.cells:
@@ -413,7 +419,7 @@ def source_of(
     file: Path,  # the module, relative to the folder that holds the package
 ) -> tuple[dict[str, int], str]:  # name → line, and the module's page in the repository
     "Where the exported code of a notebook is read by people."
-    cfg = get_config()
+    cfg = config()
     code_root = cfg.lib_path.parent
     if not (code_root / file).exists():
         raise SystemExit(f"{file} is not exported yet: run `make export` before building the docs")
