@@ -96,7 +96,7 @@ def read(
     model, version = document["model_name"], document["model_version"]
     return Answer(told["request_id"], model, version, told["variant"], told["trial"], outputs)
 
-# %% ../../../nbs/serve/08_client.ipynb #d0557ffe
+# %% ../../../nbs/serve/08_client.ipynb #1bfe4453
 class Client:
     "A server, from Python."
 
@@ -107,7 +107,18 @@ class Client:
         retries: int = 2,  # further tries when the server says "later"
     ):
         self.url, self.timeout_s, self.retries = url.rstrip("/"), timeout_s, retries
-        self.local, self.specs = threading.local(), {}
+        self.local, self.wires, self.specs = threading.local(), [], {}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self) -> None:
+        "Hang up; a further question opens a new connection."
+        while self.wires:
+            self.wires.pop().close()
 
     def infer(
         self,
@@ -140,7 +151,7 @@ class Client:
         except (OSError, http.client.HTTPException):
             return False
 
-# %% ../../../nbs/serve/08_client.ipynb #8c45835f
+# %% ../../../nbs/serve/08_client.ipynb #094e310a
 def exchange(
     client: Client,
     method: str,
@@ -154,6 +165,7 @@ def exchange(
         wire = getattr(client.local, "wire", None)
         if wire is None or fresh:
             wire = client.local.wire = kind(parts.hostname, parts.port, timeout=client.timeout_s)
+            client.wires.append(wire)
         try:
             wire.request(method, parts.path + path, content, {"Content-Type": "application/json"})
             answer = wire.getresponse()
@@ -381,7 +393,7 @@ async def played(
     await reporting
     return play.summary
 
-# %% ../../../nbs/serve/08_client.ipynb #10116ed9
+# %% ../../../nbs/serve/08_client.ipynb #b0d6bfd3
 def replay(
     url: str,  # of the server
     model: str,  # name
@@ -403,7 +415,8 @@ def replay(
             f"concurrency must be at least 1, rate above 0 or None, outcome_delay_s at least 0, got {told}"
         )
     where = f"/v2/models/{model}" + (f"/versions/{version}" if version else "")
-    specs = ask(Client(url, timeout_s), "GET", where)["inputs"]
+    with Client(url, timeout_s) as client:
+        specs = ask(client, "GET", where)["inputs"]
     rng = np.random.default_rng(seed)
     play = Play(url, f"{where}/infer", specs, outcome, rate, outcome_delay_s, timeout_s, rng, progress)
     told: list = []

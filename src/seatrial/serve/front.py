@@ -18,8 +18,7 @@ Docs: https://seatrial.github.io/seatrial/serve/front.html.md"""
 __all__ = ['TICK_S', 'ANSWERS', 'METHODS', 'Ticket', 'Held', 'Office', 'opened', 'gauges', 'loaded', 'asked_for', 'wanted',
            'prepare', 'predicted', 'enter', 'sha', 'came_back', 'record', 'count_batch', 'hand_over', 'failed',
            'fall_back', 'lost', 'turn_away', 'record_errors', 'tick', 'hung_up', 'health', 'described', 'received',
-           'model_ready', 'content', 'too_large', 'respond', 'allowed', 'dispatched', 'infer', 'exchange', 'Front',
-           'staffed']
+           'model_ready', 'content', 'respond', 'allowed', 'dispatched', 'infer', 'exchange', 'Front', 'staffed']
 
 # %% ../../../nbs/serve/06_front.ipynb #331d9a7b
 import asyncio
@@ -378,27 +377,29 @@ def record_errors(
     except CannotDo as error:
         office.router.trouble = str(error)
 
-# %% ../../../nbs/serve/06_front.ipynb #0e49660a
+# %% ../../../nbs/serve/06_front.ipynb #e4dd89dc
 def tick(
     office: Office,
 ) -> None:
     "Look after the requests that wait."
     lane, now = office.lane, time.monotonic()
-    office.ticking = sweep(lane, office.settings.serve.timeout_s)
+    office.ticking = False  # should what follows fail, the next request starts the timer again
+    waiting = sweep(lane, office.settings.serve.timeout_s)
     for job in [*lane.live, *(job for group in lane.sent.values() for job in group)]:
         ticket = job.ticket
         if now - job.arrived_s > 0.25 and ticket.receive and ticket.watcher is None:
             ticket.watcher = asyncio.create_task(hung_up(job))
-    if office.ticking:
+    office.ticking = waiting
+    if waiting:
         asyncio.get_running_loop().call_later(TICK_S, tick, office)
 
-# %% ../../../nbs/serve/06_front.ipynb #4f49077c
+# %% ../../../nbs/serve/06_front.ipynb #83297b78
 async def hung_up(
     job: Job,
 ) -> None:
     "Forget a request whose client hangs up."
-    while (await job.ticket.receive())["type"] != "http.disconnect":
-        pass
+    if (await job.ticket.receive())["type"] != "http.disconnect":
+        return
     job.gone = True
     if not job.ticket.future.done():
         job.ticket.future.set_result(None)
@@ -453,34 +454,29 @@ async def model_ready(
     await loaded(office, (where.model, route.version))
     return {"name": where.model, "version": route.version, "ready": True}
 
-# %% ../../../nbs/serve/06_front.ipynb #e96fcee6
+# %% ../../../nbs/serve/06_front.ipynb #c1c5fe58
 async def content(
     office: Office,
     scope: dict,
     receive: Callable[[], Awaitable[dict]],
 ) -> bytes:  # the body
     "The whole body, or 408, 413, 415."
-    limit, body, more = int(office.settings.serve.body_max_mb * 2**20), b"", True
+    limit, pieces, size, more = office.settings.serve.body_max_mb * 2**20, [], 0, True
     for name, value in scope["headers"]:
         if name == b"content-encoding" and value not in (b"identity", b""):
             raise Refused(415, f"Content-Encoding must be identity (none), got {value.decode('latin-1')[:40]!r}")
-        if name == b"content-length" and int(value) > limit:
-            raise Refused(413, too_large(office, int(value)))
     async with asyncio.timeout(office.settings.serve.timeout_s):
-        while more:
+        while more and size <= 4 * limit:
             event = await receive()
             if event["type"] == "http.disconnect":
                 raise ConnectionResetError
-            chunk, more = event.get("body", b""), event.get("more_body", False)
-            body = body + chunk if body else chunk
-            if len(body) > limit:
-                raise Refused(413, too_large(office, len(body)))
-    return body
-
-# %% ../../../nbs/serve/06_front.ipynb #b990d59e
-def too_large(office: Office, size: int) -> str:  # a sentence
-    limit = office.settings.serve.body_max_mb
-    return f"the body must be at most serve.body_max_mb={limit:g} MB, got {size / 2**20:.1f} MB or more"
+            piece, more = event.get("body", b""), event.get("more_body", False)
+            size += len(piece)
+            pieces = [*pieces, piece] if size <= limit else []
+    if size > limit:
+        most = f"serve.body_max_mb={office.settings.serve.body_max_mb:g} MB"
+        raise Refused(413, f"the body must be at most {most}, and this one is longer")
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 # %% ../../../nbs/serve/06_front.ipynb #92572f73
 async def respond(

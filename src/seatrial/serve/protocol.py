@@ -72,25 +72,30 @@ def address(
     action = actions.get(tuple(rest))
     return Address(action, model, version) if action else None
 
-# %% ../../../nbs/serve/01_protocol.ipynb #e56d9704
-ACCEPTS = {"b": "b", "i": "iu", "u": "iu", "f": "iuf"}
+# %% ../../../nbs/serve/01_protocol.ipynb #a1fa9bcb
+ACCEPTS = {"b": "b", "i": "iuO", "u": "iuO", "f": "iufO"}
 NAMES = {np.dtype(kind): name for name, kind in DATATYPES.items()}
 
-# %% ../../../nbs/serve/01_protocol.ipynb #f8cd735c
+# %% ../../../nbs/serve/01_protocol.ipynb #b6834c46
 def guessed(
     data: list,  # as JSON gave it, nested or flat
     where: str,  # how to name this tensor in a sentence
-) -> np.ndarray:  # of whatever type numpy sees in it
+    whole: bool = False,  # integers are wanted
+) -> np.ndarray:  # of whatever type numpy sees in it; large integers stay Python's
     "Numbers of one tensor before any conversion; null becomes NaN."
     try:
         raw = np.asarray(data)
+        if whole and raw.dtype.kind in "fO":  # numpy makes floats of 0 and 2**63 together
+            exact = np.array(data, dtype=object)
+            if all(type(value) is int for value in exact.flat):
+                return exact
         if raw.dtype.kind == "O" and all(value is None or type(value) in (int, float) for value in raw.flat):
             raw = raw.astype(np.float64)
     except (ValueError, OverflowError):
         raise Refused(400, f"{where}: data must be flat or nested evenly, got {shown(data)}") from None
     return raw
 
-# %% ../../../nbs/serve/01_protocol.ipynb #921ffa86
+# %% ../../../nbs/serve/01_protocol.ipynb #2cdb16bd
 def typed(
     data: list,  # as JSON gave it, nested or flat
     datatype: str,  # a key of DATATYPES
@@ -100,14 +105,15 @@ def typed(
     wanted = np.dtype(DATATYPES[datatype])
     if datatype == "BYTES":
         return strings(data, where)
-    raw = guessed(data, where)
-    if raw.size == 0:
-        return raw.astype(wanted)
-    if raw.dtype.kind not in ACCEPTS[wanted.kind]:
+    raw = guessed(data, where, whole=wanted.kind in "iu")
+    if raw.size and raw.dtype.kind not in ACCEPTS[wanted.kind]:
         raise Refused(400, f"{where}: every value must fit datatype {datatype}, got {shown(data)}")
-    with np.errstate(over="ignore"):
-        array = raw.astype(wanted)
-    lost = np.isinf(array) if wanted.kind == "f" else array != raw
+    try:
+        with np.errstate(over="ignore"):
+            array = raw.astype(wanted)
+        lost = np.isinf(array) if wanted.kind == "f" else array != raw
+    except OverflowError:
+        lost = np.ones(1, bool)
     if lost.any():
         raise Refused(400, f"{where}: every value must lie within the range of {datatype}, got {shown(data)}")
     return array

@@ -23,7 +23,7 @@ __all__ = ['CONTROLLER', 'checked_port', 'checked_models', 'private_folder', 'sp
            'accompany', 'end', 'Chores', 'Fleet', 'begin', 'guard', 'leashed', 'run', 'interrupted', 'insist', 'clear',
            'main', 'ordered', 'Running', 'is_ready', 'launch', 'announced', 'serve']
 
-# %% ../../../nbs/serve/07_server.ipynb #df9e35ef
+# %% ../../../nbs/serve/07_server.ipynb #5a90d6c9
 import ctypes
 import json
 import logging
@@ -40,6 +40,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from functools import partial
 from multiprocessing.connection import wait
@@ -372,7 +373,7 @@ def is_ready(
     except (OSError, urllib.error.URLError):
         return False
 
-# %% ../../../nbs/serve/07_server.ipynb #43cdd88a
+# %% ../../../nbs/serve/07_server.ipynb #a1733db1
 def launch(
     name: str | None = None,  # serve this model alone; None: all that are registered
     settings: Settings | None = None,  # None: as found
@@ -385,9 +386,9 @@ def launch(
     "Start a server in an interpreter of its own, and return when it is ready."
     settings = settings or load()
     command, url = ordered(settings, name, host, port, controller, leash=True)
-    streams = {} if log is None else {"stdout": log.open("wb"), "stderr": subprocess.STDOUT}
-    child_env = {**os.environ, **environment(settings)}
-    process = subprocess.Popen(command, env=child_env, stdin=subprocess.PIPE, start_new_session=True, **streams)
+    shared = {"env": {**os.environ, **environment(settings)}, "stdin": subprocess.PIPE, "start_new_session": True}
+    with log.open("wb") if log else nullcontext() as out:
+        process = subprocess.Popen(command, stdout=out, stderr=out and subprocess.STDOUT, **shared)
     running, deadline = Running(process, url, log), time.monotonic() + patience_s
     while not is_ready(url):
         if process.poll() is not None or time.monotonic() > deadline:

@@ -1,0 +1,84 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seatrial.base.journal import Journal
+from seatrial.base.record import Decision
+from seatrial.registry.manifest import Shelf, Version, write_tables
+from seatrial.rollout.trial import Gate, Plan, TrialState, plan_to_dict
+from seatrial.serve.protocol import Refused
+from seatrial.serve.routing import Policy, Router, promotions, refresh, way
+
+GATE = (Gate("error_rate", margin=0.02),)
+BOTH = frozenset({"1.0.0", "1.1.0"})
+CANARY = Plan("t", "m", "1.0.0", "1.1.0", gates=GATE)
+
+
+def published(artifacts, champion):
+    rows = [Version("m", number, "0" * 64, artifacts / number, {}, {}, {}, 0.0) for number in sorted(BOTH)]
+    write_tables(artifacts, rows, {"m": {"champion": champion} if champion else {}})
+
+
+@given(st.text(min_size=1, max_size=20), st.integers(0, 3))
+def test_a_unit_that_met_the_challenger_keeps_it_in_all_later_stages(unit, stage):
+    policies = [Policy("m", BOTH, "1.0.0", TrialState(CANARY, tuple(range(n + 1)))) for n in range(stage, 4)]
+    variants = [way(policy, unit).variant for policy in policies]
+    assert variants == sorted(variants, reverse=True)  # champion … challenger, never back
+
+
+@given(st.text(min_size=1, max_size=20), st.sampled_from(sorted(BOTH)))
+def test_an_explicit_version_is_outside_every_trial(unit, version):
+    route = way(Policy("m", BOTH, "1.0.0", TrialState(CANARY, (0.0,))), unit, version)
+    assert (route.version, route.trial, route.shadow) == (version, "", "")
+
+
+def test_a_model_without_a_champion_is_refused_unless_a_version_is_named(tmp_path):
+    published(tmp_path, "")
+    router = Router(Shelf(tmp_path), Journal(tmp_path / "journal"))
+    refresh(router)
+    with pytest.raises(Refused, match="has no champion"):
+        router.route("m", "u")
+    assert router.route("m", "u", "1.1.0").version == "1.1.0"
+
+
+def test_a_rolled_back_canary_sends_everybody_to_the_champion(tmp_path):
+    published(tmp_path, "1.0.0")
+    journal = Journal(tmp_path / "journal")
+    router = Router(Shelf(tmp_path), journal)
+    journal.decide(Decision("start", "m", "t", evidence=plan_to_dict(CANARY)))
+    refresh(router)
+    assert {router.route("m", f"u{i}").version for i in range(200)} == BOTH
+    journal.decide(Decision("rollback", "m", "t", evidence={"stage": 0}))
+    refresh(router)
+    assert {(router.route("m", f"u{i}").version, router.route("m", f"u{i}").trial) for i in range(200)} == {
+        ("1.0.0", "")
+    }
+
+
+def test_a_new_router_reads_the_same_state_as_one_that_followed(tmp_path):
+    published(tmp_path, "1.0.0")
+    journal = Journal(tmp_path / "journal")
+    old = Router(Shelf(tmp_path), journal)
+    for decision in [
+        Decision("start", "m", "t", evidence=plan_to_dict(CANARY)),
+        Decision("advance", "m", "t", evidence={"stage": 0}),
+        Decision("hold", "m", "t", evidence={"stage": 1}),
+    ]:
+        journal.decide(decision)
+        refresh(old)
+    new = Router(Shelf(tmp_path), journal)
+    refresh(new)
+    assert new.table == old.table and new.last_id == old.last_id
+
+
+def test_an_alias_after_a_promotion_has_the_last_word():
+    told = [Decision("promote", "m", "t", to_version="1.1.0"), Decision("alias", "m", to_version="1.0.0")]
+    assert promotions(told, {}) == {} and promotions(told[::-1], {}) == {"m": "1.1.0"}
+
+
+def test_a_router_for_one_model_knows_no_other(tmp_path):
+    published(tmp_path, "1.0.0")
+    router = Router(Shelf(tmp_path), Journal(tmp_path / "journal"), only="other")
+    refresh(router)
+    with pytest.raises(Refused, match="no model named 'm'"):
+        router.route("m", "u")

@@ -1,0 +1,279 @@
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from seatrial.base.journal import Journal
+from seatrial.base.record import Decision
+from seatrial.base.settings import CannotDo
+from seatrial.rollout.trial import Gate, Plan, plan_to_dict
+from seatrial.serve.client import Client, Visit, replay
+from seatrial.serve.protocol import Refused
+from seatrial.serve.server import is_ready, launch, serve
+from tests.serve.harbour import family, is_alive, settings_for, shelve, until, worker_of
+
+
+@pytest.fixture
+def kept():
+    "Keeps clients and journals until the test is over, then closes them."
+    with contextlib.ExitStack() as stack:
+        yield lambda thing: stack.enter_context(contextlib.closing(thing))
+
+
+GATE = (Gate("error_rate", margin=0.02),)
+
+
+def raw(url, path, content=None, method=None, headers=()):
+    "One exchange: (status, text, headers)."
+    asked = urllib.request.Request(url + path, content, dict(headers), method=method)
+    try:
+        with urllib.request.urlopen(asked, timeout=20) as answer:
+            return answer.status, answer.read().decode(), answer.headers
+    except urllib.error.HTTPError as refusal:
+        with refusal:
+            return refusal.code, refusal.read().decode(), refusal.headers
+
+
+def body(x, **more):
+    tensor = {"name": "x", "shape": [len(x), len(x[0])], "datatype": "FP32", "data": x}
+    return json.dumps({"inputs": [tensor], **more}).encode()
+
+
+def test_requests_of_several_models_and_versions_get_their_own_answers(sea, kept):
+    client = kept(Client(sea[0].url))
+    assert client.infer("sum", {"x": [1, 2]}).outputs["y"].tolist() == [3]
+    assert client.infer("sum", {"x": [[1, 2]] * 70}, version="1.1.0").outputs["y"].tolist() == [-1] * 70
+    assert client.infer("triple", {"x": [5]}).outputs["y"].tolist() == [15]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "content", "status"),
+    [
+        ("POST", "/v2/models/nothing/infer", body([[1, 2]]), 404),
+        ("POST", "/v2/models/sum/versions/9.9.9/infer", body([[1, 2]]), 404),
+        ("POST", "/v2/models/..%2f..%2fetc/infer", body([[1, 2]]), 404),
+        ("POST", "/v2/models/sum/infer", b"{", 400),
+        ("POST", "/v2/models/sum/infer", body([[1, 2, 3]]), 400),
+        ("POST", "/v2/models/sum/infer", body([[1, 2]], outputs=[{"name": "z"}]), 400),
+        ("GET", "/v2/models/sum/infer", None, 405),
+        ("POST", "/v1/outcomes", b"[]", 400),
+        ("POST", "/v1/outcomes", b" " * (16 * 2**20 + 1), 413),
+        ("GET", "/v2/models/sum/unknown", None, 404),
+    ],
+)
+def test_a_mistake_is_told_in_one_sentence_with_the_right_status(sea, method, path, content, status):
+    code, said, _ = raw(sea[0].url, path, content, method)
+    assert code == status and list(json.loads(said)) == ["error"] and len(said) < 600
+
+
+def test_compressed_bodies_are_refused_until_they_are_understood(sea):
+    code, said, _ = raw(sea[0].url, "/v2/models/sum/infer", b"x", headers={"Content-Encoding": "gzip"}.items())
+    assert code == 415 and "identity" in said
+
+
+def test_an_outcome_sent_twice_counts_once(sea, kept):
+    running, its = sea
+    client = kept(Client(running.url))
+    answer = client.infer("sum", {"x": [1, 2]}, unit="u", segment="s")
+    for _ in range(2):
+        client.outcome(answer.id, "total", 3.5)
+    rows = kept(Journal.open(its)).scored("total", request_id=answer.id).to_pylist()
+    assert [(row["outcome"], row["unit"], row["segment"], row["version"]) for row in rows] == [(3.5, "u", "s", "1.0.0")]
+
+
+def test_a_request_sent_twice_with_one_id_is_one_prediction(sea, kept):
+    running, its = sea
+    for _ in range(2):
+        assert kept(Client(running.url)).infer("sum", {"x": [1, 2]}, id="twice").id == "twice"
+    assert kept(Journal.open(its)).read("predictions", request_id="twice").num_rows == 1
+
+
+def test_no_process_has_mapped_torch_or_mlflow(sea):
+    pids = family(sea[0].process.pid)
+    assert len(pids) >= 4
+    for pid in pids:
+        maps = Path(f"/proc/{pid}/maps").read_text()
+        assert "libtorch" not in maps and "mlflow" not in maps
+
+
+def test_metadata_health_and_metrics_say_what_is_there(sea, kept):
+    url = sea[0].url
+    said = json.loads(raw(url, "/v2/models/sum")[1])
+    assert said["versions"] == ["1.0.0", "1.1.0"] and said["inputs"] == [
+        {"name": "x", "datatype": "FP32", "shape": [-1, 2]}
+    ]
+    assert json.loads(raw(url, "/v2")[1])["name"] == "seatrial" and raw(url, "/health")[0] == 200
+    assert json.loads(raw(url, "/v2/models/sum/versions/1.1.0/ready")[1])["ready"]
+    kept(Client(url)).infer("triple", {"x": [1]})
+    assert 'seatrial_requests_total{model="triple",variant="champion",version="1.0.0"}' in raw(url, "/metrics")[1]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=8,
+)
+INFER = st.fixed_dictionaries(
+    {"inputs": st.lists(st.fixed_dictionaries({
+        "name": st.just("x") | JSON, "datatype": st.sampled_from(["FP32", "BYTES"]) | JSON,
+        "shape": st.just([1, 2]) | JSON, "data": st.lists(st.floats(allow_nan=False), max_size=3) | JSON,
+    }), max_size=2) | JSON},
+    optional={"id": JSON, "parameters": JSON, "outputs": JSON},
+)  # fmt: skip
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(["/v2/models/sum/infer", "/v1/outcomes", "/v2/models/sum/versions/1.1.0/infer"]), INFER | JSON)
+def test_no_json_makes_the_server_fail(sea, path, document):
+    code, said, _ = raw(sea[0].url, path, json.dumps(document).encode())
+    assert code in (200, 400) and json.loads(said)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=80))
+def test_no_bytes_make_the_server_fail(sea, content):
+    assert raw(sea[0].url, "/v2/models/sum/infer", content)[0] == 400
+
+
+def test_a_client_that_sends_half_a_request_and_leaves_disturbs_nobody(sea, kept):
+    host, port = sea[0].url.removeprefix("http://").split(":")
+    for _ in range(5):
+        with socket.create_connection((host, int(port))) as half:
+            half.sendall(b"POST /v2/models/sum/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n{")
+    assert kept(Client(sea[0].url)).infer("sum", {"x": [1, 2]}).outputs["y"].tolist() == [3]
+
+
+def test_a_live_shadow_gets_copies_and_answers_nobody(sea, kept):
+    running, its = sea
+    journal = kept(Journal.open(its))
+    plan = Plan("night", "sum", "1.0.0", "1.1.0", gates=GATE, kind="shadow", stages=(1.0,))
+    journal.decide(Decision("start", "sum", "night", evidence=plan_to_dict(plan)))
+    client = kept(Client(running.url))
+    until(lambda: client.infer("sum", {"x": [1, 2]}).trial == "night")
+    seen = [client.infer("sum", {"x": [1, 2]}, unit=f"u{i}") for i in range(20)]
+    assert {(a.variant, a.version) for a in seen} == {("champion", "1.0.0")}
+
+    def copies():
+        return {p["request_id"] for p in journal.read("predictions", trial="night", variant="shadow").to_pylist()}
+
+    until(lambda: {a.id for a in seen} <= copies())
+    journal.decide(Decision("abort", "sum", "night", evidence={"stage": 0}))
+    until(lambda: client.infer("sum", {"x": [1, 2]}).trial == "")
+
+
+def test_a_corrupt_version_is_refused_and_its_trial_is_answered_by_the_champion(tmp_path, kept):
+    artifacts = tmp_path / "artifacts"
+    shelve(artifacts, {"sum": {"1.0.0": [1.0, 1.0], "1.1.0": [1.0, -1.0]}})
+    its = settings_for(artifacts)
+    graph = artifacts / "models/sum/1.1.0/model.onnx"
+    graph.write_bytes(graph.read_bytes()[:-1] + b"!")
+    plan = Plan("bad", "sum", "1.0.0", "1.1.0", gates=GATE, kind="ab", stages=(0.5,))
+    kept(Journal.open(its)).decide(Decision("start", "sum", "bad", evidence=plan_to_dict(plan)))
+    with launch(settings=its, port=0, log=tmp_path / "log") as running:
+        client = kept(Client(running.url, retries=0))
+        with pytest.raises(Refused, match=r"model\.onnx is not what was registered") as refusal:
+            client.infer("sum", {"x": [1, 2]}, version="1.1.0")
+        assert refusal.value.status == 503
+        seen = [client.infer("sum", {"x": [1, 2]}, unit=f"u{i}") for i in range(40)]
+        assert {a.version for a in seen} == {"1.0.0"} and {a.trial for a in seen} == {"bad", ""}
+        rows = kept(Journal.open(its)).read("predictions", trial="bad", variant="challenger").to_pylist()
+        assert len(rows) == sum(a.trial == "" for a in seen) and {row["status"] for row in rows} == {"error"}
+
+
+def test_a_killed_worker_hangs_nobody_and_comes_back(tmp_path, kept):
+    shelve(tmp_path, {"sum": {"1.0.0": [1.0, 1.0]}})
+    with launch(settings=settings_for(tmp_path), port=0, log=tmp_path / "log") as running:
+        victim = worker_of(running)
+        threading.Timer(0.3, os.kill, (victim, signal.SIGKILL)).start()
+        visits = [Visit({"x": [k, 1.0]}, f"u{k}") for k in range(150)]
+        seen = replay(running.url, "sum", visits, rate=150, concurrency=16)
+        assert sum(seen.answered.values()) + sum(seen.errors.values()) == 150
+        assert all(what.startswith("503") for what in seen.errors)
+        until(lambda: is_ready(running.url))
+        assert worker_of(running) != victim
+        assert kept(Client(running.url)).infer("sum", {"x": [1, 2]}).outputs["y"].tolist() == [3]
+
+
+def test_nobody_survives_a_killed_main_process(tmp_path):
+    shelve(tmp_path, {"sum": {"1.0.0": [1.0, 1.0]}})
+    command = [sys.executable, "-c", "import time; time.sleep(600)"]
+    running = launch(settings=settings_for(tmp_path), port=0, controller=command, log=tmp_path / "log")
+    everybody = family(running.process.pid)
+    assert len(everybody) >= 6  # main, manager, tracker, worker, API, controller
+    running.process.kill()
+    running.stop()
+    until(lambda: not any(is_alive(pid) for pid in everybody))
+
+
+def test_sigterm_to_the_whole_group_still_leaves_nobody_and_exits_cleanly(tmp_path, kept):
+    shelve(tmp_path, {"sum": {"1.0.0": [1.0, 1.0]}})
+    running = launch(settings=settings_for(tmp_path), port=0, log=tmp_path / "log")
+    everybody = family(running.process.pid)
+    client = kept(Client(running.url))
+    for _ in range(3):
+        client.infer("sum", {"x": [1, 2]})
+    os.killpg(running.process.pid, signal.SIGTERM)
+    assert running.process.wait(40) == 0
+    running.stop()
+    until(lambda: not any(is_alive(pid) for pid in everybody))
+    assert kept(Journal.open(settings_for(tmp_path))).read("predictions").num_rows == 3
+
+
+def test_what_cannot_be_served_is_refused_before_anything_starts(tmp_path):
+    with pytest.raises(CannotDo, match="no model is registered"):
+        serve(settings=settings_for(tmp_path), port=0)
+    shelve(tmp_path, {"sum": {"1.0.0": [1.0, 1.0]}})
+    with pytest.raises(CannotDo, match="no model named 'other' is registered"):
+        serve("other", settings=settings_for(tmp_path), port=0)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(CannotDo, match=f"port {port} on 127.0.0.1 cannot be listened on"):
+            serve(settings=settings_for(tmp_path), port=port)
+    with pytest.raises(ValueError, match=r"got 'example\.com'"):
+        serve(settings=settings_for(tmp_path), port=0, host="example.com")
+
+
+def test_a_full_queue_says_when_to_come_back(tmp_path):
+    shelve(tmp_path, {"sum": {"1.0.0": [1.0, 1.0]}})
+    its = settings_for(tmp_path, SEATRIAL_SERVE_QUEUE_MAX_ROWS="10")
+    with launch(settings=its, port=0, log=tmp_path / "log") as running:
+        code, said, headers = raw(running.url, "/v2/models/sum/infer", body([[1, 2]] * 11))
+        assert code == 429 and "serve.queue_max_rows=10" in said and float(headers["Retry-After"]) > 0
+        assert raw(running.url, "/v2/models/sum/infer", body([[1, 2]] * 10))[0] == 200
+
+
+def test_the_client_imports_neither_server_nor_database():
+    code = (
+        "import sys, seatrial.serve.client; print([m for m in ('litserve', 'sqlalchemy', 'torch') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_a_server_ends_with_the_process_that_launched_it(tmp_path):
+    shelve(tmp_path, {"sum": {"1.0.0": [1.0, 1.0]}})
+    code = (
+        "import os, sys, time; sys.path.insert(0, sys.argv[2]); from pathlib import Path;"
+        "from tests.serve.harbour import settings_for; from seatrial.serve.server import launch;"
+        "s = launch(settings=settings_for(Path(sys.argv[1])), port=0, log=Path(sys.argv[1]) / 'log');"
+        "print(s.process.pid, flush=True); time.sleep(600)"
+    )
+    root = str(Path(__file__).parents[2])
+    launcher = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), root], stdout=subprocess.PIPE, text=True)
+    pid = int(launcher.stdout.readline())
+    everybody = family(pid)
+    assert is_alive(pid) and len(everybody) >= 5
+    launcher.kill()
+    launcher.wait()
+    launcher.stdout.close()
+    until(lambda: not any(is_alive(p) for p in everybody))
