@@ -1,4 +1,4 @@
-"Write what follows from the notebooks: the package, its report templates, settings.ini, README.md and the page of settings."
+"Write what follows from the notebooks: package, report templates, settings.ini, README.md, page of settings."
 
 import shutil
 import sys

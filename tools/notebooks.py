@@ -1,6 +1,6 @@
 """Run a notebook's lessons against the exported package.
 
-Each `#| export` cell gives way to the names of the module that it is exported to, so the lessons test the file that users import.
+Each `#| export` cell gives way to the names of the module that it is exported to: the lessons test what users import.
 usage: python tools/notebooks.py NOTEBOOK [--flags "slow gpu"]
 """
 

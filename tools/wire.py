@@ -1,4 +1,4 @@
-"A closed-loop HTTP load generator that costs little itself: every connection sends the next request when the last was answered."
+"A closed-loop HTTP load generator that costs little: a connection sends its next request when the last was answered."
 
 import asyncio
 import time
@@ -54,7 +54,8 @@ class Connection(asyncio.Protocol):
 
 async def drive(url, body, connections, seconds):
     parts = urlsplit(url)
-    head = f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    lines = (f"POST {parts.path} HTTP/1.1", f"Host: {parts.netloc}", "Content-Type: application/json")
+    head = "\r\n".join((*lines, f"Content-Length: {len(body)}", "", ""))
     times, errors, loop = [], [], asyncio.get_running_loop()
     start = time.perf_counter()
     opened = [

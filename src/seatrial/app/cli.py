@@ -159,7 +159,7 @@ def listing(
             rows.append({"model": model, "version": v.version, **facts})
     show(rows, as_json, "registered versions")
 
-# %% ../../../nbs/app/04_cli.ipynb #3e5710bf
+# %% ../../../nbs/app/04_cli.ipynb #3817eb5d
 @app.command()
 def serve(
     ctx: typer.Context,
@@ -168,9 +168,9 @@ def serve(
     port: Annotated[int, typer.Option(help="Port to listen on; 0: the setting.")] = 0,
 ):
     "Serve every registered champion over HTTP, and route by the live trial."
-    from seatrial.serve.server import serve as run
+    from seatrial.serve.server import serve as become
 
-    run(name or None, settings=settings_of(ctx), host=host or None, port=port or None)
+    become(name or None, settings=settings_of(ctx), host=host or None, port=port or None, replace=True)
 
 # %% ../../../nbs/app/04_cli.ipynb #743c53dc
 @app.command()

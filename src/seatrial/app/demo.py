@@ -237,7 +237,7 @@ def write_reports(story: Story) -> None:
                 raise CannotDo(f"the report {name} failed: {done.error}")
             step.decided, step.evidence = str(done.metrics.get("verdict") or "written"), str(done.html)
 
-# %% ../../../nbs/app/03_demo.ipynb #ab4e0eaa
+# %% ../../../nbs/app/03_demo.ipynb #4cd06c2d
 def demo(
     settings,  # seatrial.base.settings.Settings
     pace: Pace | None = None,  # None: the whole voyage
@@ -246,6 +246,7 @@ def demo(
     from seatrial.operate.controller import Controller
     from seatrial.registry.versions import Registry
 
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait must not hold a core: there may be two
     with tempfile.TemporaryDirectory(prefix="seatrial-demo-") as folder:
         story = Story(settings, pace or Pace(), Path(folder))
         journal, registry = Journal.open(settings), Registry(settings)
