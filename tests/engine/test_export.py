@@ -13,7 +13,8 @@ from sklearn.preprocessing import StandardScaler
 
 from seatrial.base.settings import CannotDo
 from seatrial.engine.bundle import HashedNgrams, Signature, TensorSpec
-from seatrial.engine.export import bundle_of, export, parity, strayed
+from seatrial.engine.export import bundle_of, export
+from seatrial.engine.parity import parity, strayed
 from seatrial.engine.runtime import load
 
 TEXT = Signature((TensorSpec("text", "BYTES", (-1,)),), (TensorSpec("rating", "FP32", (-1,)),))
