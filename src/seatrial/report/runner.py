@@ -197,13 +197,13 @@ def with_something_to_say(
     kept.cells = first + [cell for section in sections if not mute(section) for cell in section]
     return kept
 
-# %% ../../../nbs/report/02_runner.ipynb #62cd4583
+# %% ../../../nbs/report/02_runner.ipynb #f334ad3f
 STYLE = """
-body { font: 16px/1.55 system-ui, sans-serif; color: #1d2733; max-width: 54rem; margin: 2.5rem auto; padding: 0 1.2rem }
+body { font: 16px/1.55 system-ui, sans-serif; color: #1d2733; max-width: 60rem; margin: 2.5rem auto; padding: 0 1.2rem }
 h1 { font-size: 1.9rem; margin-bottom: .2rem } h2 { margin-top: 2.2rem; border-bottom: 1px solid #d8dee6 }
 blockquote { margin: .2rem 0 1.2rem; color: #5b6b7c; font-size: 1.1rem } img, svg { max-width: 100% }
 table { border-collapse: collapse; margin: 1rem 0; font-size: .92rem; display: block; overflow-x: auto }
-th, td { padding: .3rem .8rem; border-bottom: 1px solid #e3e8ee; text-align: left } th { background: #f4f6f9 }
+th, td { padding: .3rem .65rem; border-bottom: 1px solid #e3e8ee; text-align: left } th { background: #f4f6f9 }
 pre { white-space: pre-wrap; background: #f4f6f9; padding: .6rem .9rem; border-radius: 4px; font-size: .85rem }
 code { background: #f4f6f9; padding: .1rem .3rem; border-radius: 3px; font-size: .9em }
 .failed { background: #fdecea; border-left: 5px solid #c1121f; padding: .8rem 1rem; margin: 1rem 0 }

@@ -110,12 +110,12 @@ def gate_words(
     rule = "allowed loss" if gate["kind"] == "guardrail" else "gain asked"
     return f"{gate['metric']} of the challenger is {effect} (the difference is {bounds}; {rule} {gate['margin']:.3g})"
 
-# %% ../../../nbs/report/03_story.ipynb #0091ea4e
+# %% ../../../nbs/report/03_story.ipynb #bf37da04
 def cause(
     decision: Decision,  # the last one of a trial
 ) -> str:  # the gates behind it, in words
     "What the evidence of a decision says, the decisive gates first."
-    gates = decision.evidence.get("gates", [])
+    gates = [] if decision.kind == "start" else decision.evidence.get("gates", [])
     failed = [g for g in gates if g["answer"] == "failed"]
     return "; ".join(map(gate_words, failed or gates))
 
