@@ -86,17 +86,17 @@ class Office:
     numbers: count = field(default_factory=count)
     ticking: bool = False
 
-# %% ../../../nbs/serve/06_front.ipynb #2ff4599d
+# %% ../../../nbs/serve/06_front.ipynb #6769c262
 def opened(
     settings: Settings,
     path: str,  # of the lane's socket
     only: str | None = None,  # serve this model alone
 ) -> Office:
     "An office with its doors still closed."
-    shelf, journal, limits = Shelf(settings.paths.artifacts), Journal.open(settings), settings.serve
+    shelf, journal, most = Shelf(settings.paths.artifacts), Journal.open(settings), settings.serve
     office = Office(settings, shelf, journal, Router(shelf, journal, only))
-    done, lost_ = partial(came_back, office), partial(lost, office)
-    office.lane = Lane(path, done, lost_, limits.batch_max_rows, limits.queue_max_rows)
+    told = partial(came_back, office), partial(lost, office)
+    office.lane = Lane(path, *told, most.batch_max_rows, most.queue_max_rows)
     office.tally = Tally(partial(gauges, office))
     refresh(office.router)
     return office
@@ -491,13 +491,15 @@ async def respond(
     await send({"type": "http.response.start", "status": status, "headers": head})
     await send({"type": "http.response.body", "body": body})
 
-# %% ../../../nbs/serve/06_front.ipynb #a8932d3e
+# %% ../../../nbs/serve/06_front.ipynb #45b23c23
 ANSWERS = {
     "server": lambda office, _: (200, {"name": "seatrial", "version": __version__, "extensions": []}),
     "live": lambda office, _: (200, {"live": True}),
     "ready": lambda office, _: health(office),
     "model": lambda office, where: (200, described(office, where)),
 }
+
+# %% ../../../nbs/serve/06_front.ipynb #2c73f3d6
 METHODS = {"/v1/outcomes": "POST", "/metrics": "GET", "/health": "GET"}
 
 # %% ../../../nbs/serve/06_front.ipynb #4805dd60

@@ -31,11 +31,13 @@ import orjson
 
 from .protocol import Refused
 
-# %% ../../../nbs/serve/02_lane.ipynb #50c3b37a
+# %% ../../../nbs/serve/02_lane.ipynb #99070ca8
 SIZES = Struct("<II")  # bytes of the whole rest, bytes of the header
+
+# %% ../../../nbs/serve/02_lane.ipynb #0f5c0f73
 HELLO = -1  # number of a worker's first message
 
-
+# %% ../../../nbs/serve/02_lane.ipynb #deb2730a
 def frame(
     header: dict,  # anything JSON
     arrays: Mapping[str, np.ndarray],  # any type that the protocol knows

@@ -21,11 +21,11 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
-# %% ../../../nbs/serve/05_metrics.ipynb #55b1bf6f
+# %% ../../../nbs/serve/05_metrics.ipynb #084e1cd6
 LATENCY_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 BATCH_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
-
+# %% ../../../nbs/serve/05_metrics.ipynb #fff4dee2
 class Buckets:
     "A histogram."
 
@@ -118,10 +118,10 @@ def refused(
     key = (*labels, str(status))
     tally.errors[key] = tally.errors.get(key, 0) + 1
 
-# %% ../../../nbs/serve/05_metrics.ipynb #5ca339a4
+# %% ../../../nbs/serve/05_metrics.ipynb #c5df20ab
 LABELS = ("model", "version", "variant")
 
-
+# %% ../../../nbs/serve/05_metrics.ipynb #845cd140
 def families(
     tally: Tally,
 ) -> Iterable:  # metric families

@@ -51,10 +51,10 @@ class Address:
     model: str = ""  # empty for the server's own paths
     version: str = ""  # empty: the live trial decides
 
-# %% ../../../nbs/serve/01_protocol.ipynb #2af3de95
+# %% ../../../nbs/serve/01_protocol.ipynb #cfd81948
 SERVER_PATHS = {"/v2": "server", "/v2/health/live": "live", "/v2/health/ready": "ready"}
 
-
+# %% ../../../nbs/serve/01_protocol.ipynb #fb160d94
 def address(
     path: str,  # of the URL, percent signs already decoded
 ) -> Address | None:  # None: not a path of this protocol
@@ -161,7 +161,7 @@ def tensor(
         )
     return entry["name"], datatype, array.reshape(shape)
 
-# %% ../../../nbs/serve/01_protocol.ipynb #33a74ec3
+# %% ../../../nbs/serve/01_protocol.ipynb #dc38b597
 @dataclass(slots=True)
 class Request:
     "A request whose form is right; whether a model wants such tensors is for its signature to say."
@@ -172,7 +172,7 @@ class Request:
     tensors: list[tuple[str, str, np.ndarray]]  # name, datatype, array
     outputs: list[str]  # names of the wanted outputs; empty: all
 
-
+# %% ../../../nbs/serve/01_protocol.ipynb #5aff4f5b
 def word(
     fields: Mapping,  # of a JSON object
     key: str,  # which field

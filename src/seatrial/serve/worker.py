@@ -17,7 +17,7 @@ Docs: https://seatrial.github.io/seatrial/serve/worker.html.md"""
 __all__ = ['Pool', 'computed', 'blame', 'answered', 'singly', 'Visitor', 'exactly', 'handle', 'fetch', 'Loop', 'serve_visitors',
            'pause_s', 'noted', 'Silent', 'SocketLoop', 'Worker']
 
-# %% ../../../nbs/serve/03_worker.ipynb #3147b4eb
+# %% ../../../nbs/serve/03_worker.ipynb #192c8a91
 import os
 import selectors
 import signal
@@ -25,6 +25,7 @@ import socket
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
@@ -134,14 +135,11 @@ def singly(
             failures[i] = blame(error)
     return failures, {name: np.concatenate([g[name] for g in good]) for name in good[0]} if good else {}
 
-# %% ../../../nbs/serve/03_worker.ipynb #d36ed2f8
+# %% ../../../nbs/serve/03_worker.ipynb #9e30766e
 class Visitor:
     "One connection to a front."
 
-    def __init__(
-        self,
-        wire: socket.socket,  # blocking
-    ):
+    def __init__(self, wire: socket.socket):
         self.wire, self.lock = wire, threading.Lock()
 
     def read(self) -> bytes | None:  # a message without its first four bytes, None at the end
@@ -151,29 +149,20 @@ class Visitor:
 
     def say(self, header: dict, arrays: Mapping[str, np.ndarray]) -> None:
         "Send a reply; a front that is gone needs none."
-        try:
-            with self.lock:
-                self.wire.sendall(frame(header, arrays))
-        except OSError:
-            pass
+        with suppress(OSError), self.lock:
+            self.wire.sendall(frame(header, arrays))
 
-# %% ../../../nbs/serve/03_worker.ipynb #08fdeda1
+# %% ../../../nbs/serve/03_worker.ipynb #fa8bd9da
 def exactly(
     wire: socket.socket,  # blocking
     size: int,  # bytes
 ) -> bytes | None:  # None where the stream ended before
     "That many bytes, and not one more: what is left stays in the kernel, where `select` can see it."
-    found = bytearray(size)
-    view, start = memoryview(found), 0
-    while start < size:
-        try:
-            got = wire.recv_into(view[start:])
-        except OSError:
-            got = 0
-        if not got:
-            return None
-        start += got
-    return bytes(found)
+    found = b""
+    with suppress(OSError):
+        while len(found) < size and (got := wire.recv(size - len(found), socket.MSG_WAITALL)):
+            found += got
+    return found if len(found) == size else None
 
 # %% ../../../nbs/serve/03_worker.ipynb #a3e47318
 def handle(
@@ -247,7 +236,7 @@ def serve_visitors(
                 key.fileobj.close()
                 loop.visitors -= 1
 
-# %% ../../../nbs/serve/03_worker.ipynb #e7c0aeb0
+# %% ../../../nbs/serve/03_worker.ipynb #20ab0884
 def pause_s(
     starts: list[float],  # times of earlier starts, seconds
     now_s: float,
@@ -258,7 +247,7 @@ def pause_s(
     recent = sum(now_s - start < window_s for start in starts)
     return 0.0 if recent < 3 else min(longest_s, 2.0 ** (recent - 3))
 
-
+# %% ../../../nbs/serve/03_worker.ipynb #50d47cf0
 def noted(
     path: Path,  # one time a line; need not exist
     now_s: float,
@@ -269,7 +258,7 @@ def noted(
         file.write(f"{now_s}\n")
     return starts
 
-# %% ../../../nbs/serve/03_worker.ipynb #4642bc60
+# %% ../../../nbs/serve/03_worker.ipynb #ee353f15
 class Silent(LitSpec):
     "No endpoint: requests come through the lane."
 
@@ -283,7 +272,7 @@ class Silent(LitSpec):
     def encode_response(self, output, context_kwargs):
         return output
 
-
+# %% ../../../nbs/serve/03_worker.ipynb #87ce3b4e
 class SocketLoop(LitLoop):
     "Reads the lane where LitServe's own loops read a queue."
 
