@@ -1,5 +1,6 @@
 "What every test shares: a place of its own for artifacts, and an order that runs first what changed last."
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -11,6 +12,8 @@ ROOT = Path(__file__).resolve().parent.parent
 def changed_files():
     "Paths changed since the last commit or in it; none outside a checkout."
     names = set()
+    if not shutil.which("git"):
+        return names
     for command in (["diff", "--no-ext-diff", "--name-only", "HEAD~1"], ["ls-files", "--others", "--exclude-standard"]):
         done = subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True)
         names |= set(done.stdout.split()) if done.returncode == 0 else set()

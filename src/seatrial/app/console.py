@@ -33,26 +33,27 @@ def plain(value):  # anything a command returns -> what JSON can say
         return None
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
 
-# %% ../../../nbs/app/01_console.ipynb #6e313143
+# %% ../../../nbs/app/01_console.ipynb #5e43865b
 def table(
     rows: list[dict],  # one dict a row; the first row's keys are the columns
     title: str = "",  # printed above
 ) -> None:
     "Print rows for a person."
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
     if not rows:
         Console().print(f"{title or 'nothing'}: none")
         return
-    sheet = Table(title=title or None, title_justify="left")
+    sheet = Table(title=title or None, title_justify="left", box=SIMPLE_HEAD)
     for column in rows[0]:
         sheet.add_column(str(column), overflow="fold")
     for row in rows:
         sheet.add_row(*(cell(v) for v in row.values()))
     Console().print(sheet)
 
-
+# %% ../../../nbs/app/01_console.ipynb #6cc1e88e
 def cell(value) -> str:
     "One value of a table, short."
     if isinstance(value, float):
@@ -140,7 +141,7 @@ def pairs(
             found[key] = value
     return found
 
-# %% ../../../nbs/app/01_console.ipynb #41e2ca28
+# %% ../../../nbs/app/01_console.ipynb #c7354642
 def visits_of(inputs: dict, truth, clients: int) -> list:  # one Visit a row
     "Rows dealt to returning clients."
     import numpy as np
@@ -153,7 +154,7 @@ def visits_of(inputs: dict, truth, clients: int) -> list:  # one Visit a row
     rows = ({name: column[i : i + 1] for name, column in inputs.items()} for i in range(n))
     return [Visit(row, unit, outcome=outcome) for row, unit, outcome in zip(rows, units, outcomes, strict=True)]
 
-
+# %% ../../../nbs/app/01_console.ipynb #6cc211be
 @contextmanager
 def counting(total: int) -> Iterator[Callable[[int], None]]:
     "A bar for a person; silence for a script."

@@ -30,14 +30,14 @@ from .story import MODEL, Pace, Step, Story, build
 from ..base.journal import Journal
 from ..base.settings import CannotDo
 
-# %% ../../../nbs/app/03_demo.ipynb #ba93f261
+# %% ../../../nbs/app/03_demo.ipynb #23d8ce47
 def free_port() -> int:
     "A port that nobody listens on now."
     with socket.socket() as door:
         door.bind(("127.0.0.1", 0))
         return door.getsockname()[1]
 
-
+# %% ../../../nbs/app/03_demo.ipynb #e51aeb37
 @contextmanager
 def serving(story: Story) -> Iterator:  # yields a Client
     "A server process with its controller; stopped at the end, with all its children."
@@ -60,7 +60,7 @@ def serving(story: Story) -> Iterator:  # yields a Client
         stop(process)
         log.close()
 
-# %% ../../../nbs/app/03_demo.ipynb #6408cb59
+# %% ../../../nbs/app/03_demo.ipynb #860477d7
 def wait_ready(client, process, log: Path, limit_s: float = 60) -> None:
     "Until the server answers; its own words where it ends instead."
     end = time.monotonic() + limit_s
@@ -69,7 +69,7 @@ def wait_ready(client, process, log: Path, limit_s: float = 60) -> None:
             raise CannotDo(f"the server did not start: {log.read_text()[-600:].strip() or 'it said nothing'}")
         time.sleep(0.1)
 
-
+# %% ../../../nbs/app/03_demo.ipynb #a1625ac2
 def stop(process, limit_s: float = 15) -> None:
     "Ask the server to finish; insist where it does not."
     if process.poll() is None:
@@ -80,7 +80,7 @@ def stop(process, limit_s: float = 15) -> None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
-# %% ../../../nbs/app/03_demo.ipynb #b11490ad
+# %% ../../../nbs/app/03_demo.ipynb #26c3aa3f
 def visits(story: Story, part: str) -> Iterator:  # of seatrial.serve.client.Visit
     "Snippets as requests of returning clients, each once."
     from seatrial.serve.client import Visit
@@ -90,7 +90,7 @@ def visits(story: Story, part: str) -> Iterator:  # of seatrial.serve.client.Vis
     for text, rating in zip(table["text"].to_pylist(), table["rating"].to_pylist(), strict=True):
         yield Visit({"text": [text]}, f"client-{rng.integers(story.pace.clients)}", segment=part, outcome=rating)
 
-
+# %% ../../../nbs/app/03_demo.ipynb #c48958cf
 def until(story: Story, source: Iterator, ended) -> Iterator:
     "Requests from a source until `ended()`, looked at four times a second, or until the voyage is over."
     looked = time.monotonic()

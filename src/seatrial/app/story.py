@@ -10,7 +10,7 @@ Docs: https://seatrial.github.io/seatrial/app/story.html.md"""
 __all__ = ['PARTS', 'MODEL', 'Pace', 'material', 'Step', 'Story', 'arrays', 'train', 'train_bag', 'train_encoder', 'keep',
            'register', 'build']
 
-# %% ../../../nbs/app/02_story.ipynb #7bbe9895
+# %% ../../../nbs/app/02_story.ipynb #236f3c83
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,10 +21,10 @@ import numpy as np
 
 from ..base.data import document, rated_text, split
 
-# %% ../../../nbs/app/02_story.ipynb #b5646be9
+# %% ../../../nbs/app/02_story.ipynb #654e7cb0
 PARTS = {"train": 0.15, "valid": 0.05, "exam": 0.05, "traffic": 0.75}
 
-
+# %% ../../../nbs/app/02_story.ipynb #7ea02ff4
 @dataclass(frozen=True)
 class Pace:
     "How much of everything the voyage uses."
@@ -36,7 +36,7 @@ class Pace:
     late_s: float = 0.5  # how late a rating arrives
     news: int = 1000  # requests after the traffic has moved
 
-
+# %% ../../../nbs/app/02_story.ipynb #79d39ff6
 def material(
     pace: Pace,
     seed: int = 0,  # of the split and of the order
@@ -50,7 +50,7 @@ def material(
     parts["news"] = parts["news"].slice(0, pace.news)
     return parts
 
-# %% ../../../nbs/app/02_story.ipynb #c502f3b6
+# %% ../../../nbs/app/02_story.ipynb #e2df7157
 @dataclass
 class Step:
     "One line of the story."
@@ -60,7 +60,7 @@ class Step:
     evidence: str = ""
     seconds: float = 0.0
 
-
+# %% ../../../nbs/app/02_story.ipynb #16333c7f
 @dataclass
 class Story:
     "What the steps share."
@@ -85,12 +85,12 @@ class Story:
         self.steps.append(step)
         print(f"  {step.decided}: {step.evidence} ({step.seconds:.1f} s)", flush=True)
 
-# %% ../../../nbs/app/02_story.ipynb #5722e1eb
+# %% ../../../nbs/app/02_story.ipynb #6e0a9b2e
 def arrays(part) -> tuple[dict, np.ndarray]:  # a table with text and rating -> inputs by name, ratings
     "What a model is given and what it should say."
     return {"text": part["text"].to_numpy(zero_copy_only=False)}, part["rating"].to_numpy().astype(np.float32)
 
-
+# %% ../../../nbs/app/02_story.ipynb #aafabf77
 def train(story: Story, name: str, model, preparation, files: dict, **recipe):
     "Teach one scorer and write it down as a bundle."
     from seatrial.engine.bundle import Signature, TensorSpec
