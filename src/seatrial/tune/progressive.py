@@ -180,19 +180,19 @@ def predict(
     model.train(training)
     return np.concatenate(answers)[np.argsort(np.concatenate(plan))]
 
-# %% ../../../nbs/tune/01_progressive.ipynb #89a9838a
+# %% ../../../nbs/tune/01_progressive.ipynb #65fcf171
 @dataclass(frozen=True, slots=True)
 class Epoch:
     "One pass over the training rows."
 
     stage: str
     epoch: int  # within its stage, from 1; 0 is the model as it came
-    train_loss: float  # mean over the pass, while it was learning; NaN for epoch 0
+    train_loss: float | None  # mean over the pass, while it was learning; None for epoch 0
     valid_loss: float
     seconds: float
     best: bool  # no earlier epoch was better on validation
 
-# %% ../../../nbs/tune/01_progressive.ipynb #9ae864c2
+# %% ../../../nbs/tune/01_progressive.ipynb #eeeb7fbc
 @dataclass(frozen=True, slots=True)
 class Tuned:
     "What a training run did; the best weights are in the model."
@@ -204,8 +204,10 @@ class Tuned:
 
     def _repr_markdown_(self) -> str:
         head = "| stage | epoch | train loss | valid loss | seconds | |\n|--|--|--|--|--|--|"
-        row = "| {0.stage} | {0.epoch} | {0.train_loss:.3f} | {0.valid_loss:.3f} | {0.seconds:.1f} | {1} |"
-        return "\n".join([head, *(row.format(e, "best" if e.best else "") for e in self.history)])
+        row = "| {0.stage} | {0.epoch} | {1} | {0.valid_loss:.3f} | {0.seconds:.1f} | {2} |"
+        loss = ["" if e.train_loss is None else f"{e.train_loss:.3f}" for e in self.history]
+        best = ["best" if e.best else "" for e in self.history]
+        return "\n".join([head, *map(row.format, self.history, loss, best)])
 
 # %% ../../../nbs/tune/01_progressive.ipynb #a4bd5633
 class Diverged(CannotDo):
@@ -344,7 +346,7 @@ def _reported(total, progress) -> Iterator[Callable[[str], None]]:
     with tqdm(total=total, disable=None, leave=False, unit="step") as bar:
         yield lambda words: (bar.set_postfix_str(words, refresh=False), bar.update())
 
-# %% ../../../nbs/tune/01_progressive.ipynb #c73f85c7
+# %% ../../../nbs/tune/01_progressive.ipynb #652080e2
 def progressive(
     model: nn.Module,  # with parts(), from head to deepest; trained in place
     train: tuple[Mapping[str, np.ndarray], np.ndarray],  # prepared inputs (rows first), targets (rows,)
@@ -371,7 +373,7 @@ def progressive(
     total = len(stages) * epochs * math.ceil(len(train[1]) / batch)
     with _borrowed(model, device, seed), _reported(total, progress) as tick:
         run = _Run(model, train, valid, batch, loss, device, padded_by, np.random.default_rng(seed), tick)
-        _note(run, "start", 0, math.nan, started)
+        _note(run, "start", 0, None, started)
         try:
             for stage in stages:
                 _one_stage(run, stage, epochs, patience, weight_decay, clip)
