@@ -45,14 +45,16 @@ class Stage:
         if not 0 < self.lr < math.inf:
             raise ValueError(f"lr of stage {self.name!r} must be a positive number, got {self.lr}")
 
-# %% ../../../nbs/tune/01_progressive.ipynb #e33c030a
+# %% ../../../nbs/tune/01_progressive.ipynb #29a30973
 STAGES = (
     Stage("head", 0.0, 1e-2),
     Stage("last quarter", 0.25, 3e-4),
     Stage("last half", 0.5, 2e-4),
     Stage("all", 1.0, 1e-4),
 )
-AT_ONCE = (Stage("all", 1.0, 1e-2),)  # for a network without a past, which has nothing to forget
+
+# %% ../../../nbs/tune/01_progressive.ipynb #2674119f
+AT_ONCE = (Stage("all", 1.0, 1e-2),)
 
 # %% ../../../nbs/tune/01_progressive.ipynb #71ede69b
 def checked_parts(
