@@ -1,6 +1,6 @@
 # Every target does its own set-up on a machine that has Python 3.11 or later, git and make.
 PYTHON ?= python3
-# An extra package index for torch, for example the CPU-only one that pytorch.org describes: make demo TORCH_INDEX=https://…
+# An extra package index, for example one that has torch built for CPUs alone: make demo TORCH_INDEX=…
 TORCH_INDEX ?=
 BIN := .venv/bin
 

@@ -3,7 +3,9 @@
 Modules:
 
 - `seatrial.app.cli`: What does a person type, and what does a script read from it?
+- `seatrial.app.console`: How does a person's line become a call, and a result something that both people and scripts can read?
 - `seatrial.app.demo`: What does it take to bring a better model to production, and to keep a worse one out?
+- `seatrial.app.story`: How do two scorers come into being, and which of their variants deserve to sail?
 - `seatrial.base.data`: Which real data does the voyage use, and how is it split without fooling oneself?
 - `seatrial.base.journal`: What did the served models do, and can every answer be accounted for?
 - `seatrial.base.ledger`: Where do decisions go that everybody must see at once, and who may make them?
@@ -13,10 +15,13 @@ Modules:
 - `seatrial.drift.distance`: How far has one feature moved, and could that be chance?
 - `seatrial.drift.shift`: Which of many features have moved enough to wake somebody?
 - `seatrial.engine.bundle`: What must travel with a graph so that a stranger's process can answer with it?
-- `seatrial.engine.export`: Is the graph that will serve really the model that was trained?
+- `seatrial.engine.export`: How does a trained model, from whatever library, become a graph?
 - `seatrial.engine.fit`: Which form of a model deserves to be served on this machine?
+- `seatrial.engine.parity`: Is the graph that will serve really the model that was trained?
+- `seatrial.engine.preparation`: How does text become numbers, without a line of code travelling with the model?
 - `seatrial.engine.quantize`: What is lost when a weight becomes one byte, and what is won?
 - `seatrial.engine.runtime`: Can one face run every graph, and say no before the graph does?
+- `seatrial.engine.signature`: What may a stranger send, and what does a refusal have to say?
 - `seatrial.model.quality`: How good would a reader say this text is, and what is the least network that can tell?
 - `seatrial.operate.controller`: Who turns evidence into decisions, when nobody is watching?
 - `seatrial.registry.manifest`: What may be served, and is it still what was registered?

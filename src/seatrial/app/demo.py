@@ -80,15 +80,15 @@ def stop(process, limit_s: float = 15) -> None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
-# %% ../../../nbs/app/03_demo.ipynb #26c3aa3f
+# %% ../../../nbs/app/03_demo.ipynb #302c4a23
 def visits(story: Story, part: str) -> Iterator:  # of seatrial.serve.client.Visit
     "Snippets as requests of returning clients, each once."
     from seatrial.serve.client import Visit
 
     rng = np.random.default_rng(len(part))
-    table = story.parts[part]
+    table, domain = story.parts[part], "film" if part == "traffic" else part
     for text, rating in zip(table["text"].to_pylist(), table["rating"].to_pylist(), strict=True):
-        yield Visit({"text": [text]}, f"client-{rng.integers(story.pace.clients)}", segment=part, outcome=rating)
+        yield Visit({"text": [text]}, f"client-{rng.integers(story.pace.clients)}", domain, outcome=rating)
 
 # %% ../../../nbs/app/03_demo.ipynb #c48958cf
 def until(story: Story, source: Iterator, ended) -> Iterator:
@@ -184,7 +184,7 @@ def defect(story: Story, registry) -> str:  # its version number
     bundle = write(where, graph=good.folder / good.graph, signature=good.signature, preparation=short, files=files)
     return registry.register(bundle, name=MODEL, lineage={"note": "tokenizer keeps four tokens"}).version
 
-# %% ../../../nbs/app/03_demo.ipynb #5a4ea35d
+# %% ../../../nbs/app/03_demo.ipynb #932f5d8d
 def sail(story: Story, registry, journal, controller, client) -> None:
     "Everything that happens on live traffic."
     source = visits(story, "traffic")
@@ -201,12 +201,14 @@ def sail(story: Story, registry, journal, controller, client) -> None:
         told(story, journal, step, state, seen)
         story.versions["defect"], story.versions["rolled back"] = bad, state.plan.trial
     with story.step("traffic moves from film to news") as step:
+        sent = []
         for part in ("traffic", "news"):
             began = time.time()
             feed = source if part == "traffic" else visits(story, part)
             seen = send(story, client, first(feed, story.pace.news), story.pace.news, part)
             story.spans[part] = (began, time.time())
-        step.decided, step.evidence = "sent", f"{story.pace.news} film and {story.pace.news} news snippets"
+            sent.append(f"{seen.sent} {'film' if part == 'traffic' else part} snippets")
+        step.decided, step.evidence = "sent", " and ".join(sent)
 
 # %% ../../../nbs/app/03_demo.ipynb #4e0866f0
 def count(story: Story, journal) -> None:
