@@ -23,7 +23,9 @@ def changed_files():
 def pytest_collection_modifyitems(items):
     "A changed notebook or test runs first, then its room, then the rest."
     changed = changed_files()
-    rooms = {Path(name).parts[1] for name in changed if name.startswith(("nbs/", "tests/")) and len(Path(name).parts) > 2}
+    rooms = {
+        Path(name).parts[1] for name in changed if name.startswith(("nbs/", "tests/")) and len(Path(name).parts) > 2
+    }
 
     def rank(item):
         path = item.callspec.id if "notebook" in getattr(item, "fixturenames", ()) else str(item.path.relative_to(ROOT))

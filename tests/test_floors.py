@@ -69,7 +69,7 @@ def loaded_after(code):
     return set(re.search(r"^LOADED (.*)$", done.stdout, re.M)[1].split())
 
 
-HELP = "import sys; sys.argv = ['seatrial', '--help']\nfrom seatrial.app.cli import main\ntry: main()\nexcept SystemExit: pass"
+HELP = "from seatrial.app.cli import run\nrun(['--help'])"
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,10 @@ HELP = "import sys; sys.argv = ['seatrial', '--help']\nfrom seatrial.app.cli imp
     [
         (HELP, {"torch", "mlflow", "scipy", "litserve", "sklearn", "pandas", "onnxruntime", "matplotlib"}),
         ("import seatrial", {"numpy", "torch", "mlflow", "scipy", "litserve"}),
-        ("import seatrial.base.journal, seatrial.base.data, seatrial.base.settings", {"torch", "mlflow", "pandas", "scipy"}),
+        (
+            "import seatrial.base.journal, seatrial.base.data, seatrial.base.settings",
+            {"torch", "mlflow", "pandas", "scipy"},
+        ),
         ("import seatrial.stats.sequential, seatrial.drift.shift", {"torch", "mlflow", "pandas", "sqlalchemy"}),
         ("import seatrial.rollout.canary", {"torch", "mlflow", "httpx", "litserve"}),
         ("import seatrial.engine.runtime", {"torch", "mlflow", "sqlalchemy"}),
