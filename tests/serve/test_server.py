@@ -277,3 +277,23 @@ def test_a_server_ends_with_the_process_that_launched_it(tmp_path):
     launcher.wait()
     launcher.stdout.close()
     until(lambda: not any(is_alive(p) for p in everybody))
+
+
+def test_an_answer_that_is_not_a_number_is_null_and_is_recorded(sea, kept):
+    running, its = sea
+    code, said, _ = raw(running.url, "/v2/models/triple/infer", body([[3e38]], id="infinite"))
+    assert code == 200 and json.loads(said)["outputs"][0]["data"] == [None]
+    rows = kept(Journal.open(its)).read("predictions", request_id="infinite").to_pylist()
+    assert [row["outputs"] for row in rows] == ['{"y":null}']
+
+
+def test_a_client_that_leaves_is_forgotten_and_its_answer_is_not_recorded_twice(sea, kept):
+    running, its = sea
+    host, port = running.url.removeprefix("http://").split(":")
+    content = body([[1, 2]], id="gone")
+    head = f"POST /v2/models/sum/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n\r\n".encode()
+    for _ in range(3):
+        with socket.create_connection((host, int(port))) as brief:
+            brief.sendall(head + content)
+    assert kept(Client(running.url)).infer("sum", {"x": [1, 2]}).outputs["y"].tolist() == [3]
+    assert kept(Journal.open(its)).read("predictions", request_id="gone").num_rows <= 1

@@ -318,14 +318,9 @@ class Play:
     prefix: str = field(default_factory=lambda: secrets.token_hex(6))
     start_s: float = 0.0
 
-# %% ../../../nbs/serve/08_client.ipynb #db1f50c9
-async def posted(
-    play: Play,
-    wire: Wire,
-    path: str,
-    content: bytes,
-) -> tuple[int, bytes]:  # status, body; status 0 and the reason where nothing came back
-    "One exchange that always ends."
+# %% ../../../nbs/serve/08_client.ipynb #edee6079
+async def posted(play: Play, wire: Wire, path: str, content: bytes) -> tuple[int, bytes]:  # status, body
+    "One exchange that always ends; status 0 and the reason where nothing came back."
     try:
         async with asyncio.timeout(play.timeout_s):
             return await wire.post(path, content)
@@ -385,11 +380,8 @@ async def reported(
     else:
         play.summary.errors[f"outcomes: {status} {sentence(said)}"] += len(entries)
 
-# %% ../../../nbs/serve/08_client.ipynb #dcc43913
-async def reporter(
-    play: Play,
-    over: asyncio.Event,  # set when no further answers will come
-) -> None:
+# %% ../../../nbs/serve/08_client.ipynb #732bc29d
+async def reporter(play: Play, over: asyncio.Event) -> None:  # set when no further answers will come
     "Send outcomes when they become known, until none is left."
     wire = Wire(play.url)
     while play.due or not over.is_set():
@@ -402,12 +394,8 @@ async def reporter(
             await asyncio.sleep(0.1)
     wire.close()
 
-# %% ../../../nbs/serve/08_client.ipynb #7ec40f19
-async def played(
-    play: Play,
-    visits: Sequence[Visit],
-    concurrency: int,  # connections
-) -> Summary:
+# %% ../../../nbs/serve/08_client.ipynb #c5a244d4
+async def played(play: Play, visits: Sequence[Visit], concurrency: int) -> Summary:
     "Run a replay in the current event loop."
     over, queue, play.start_s = asyncio.Event(), iter(enumerate(visits)), time.monotonic()
     reporting = asyncio.create_task(reporter(play, over))

@@ -20,9 +20,10 @@ __all__ = ['TICK_S', 'ANSWERS', 'METHODS', 'Ticket', 'Held', 'Office', 'opened',
            'fall_back', 'lost', 'turn_away', 'record_errors', 'tick', 'hung_up', 'health', 'described', 'received',
            'model_ready', 'content', 'respond', 'allowed', 'dispatched', 'infer', 'exchange', 'Front', 'staffed']
 
-# %% ../../../nbs/serve/06_front.ipynb #331d9a7b
+# %% ../../../nbs/serve/06_front.ipynb #4ac82ce2
 import asyncio
 import hashlib
+import logging
 import secrets
 import threading
 import time
@@ -169,6 +170,9 @@ def prepare(
     for key in wanted(office) - office.held.keys() - office.asking.keys():
         office.asking[key] = asyncio.create_task(asked_for(office, key))
 
+# %% ../../../nbs/serve/06_front.ipynb #4937b91e
+TICK_S = 0.05  # between two looks at those who wait
+
 # %% ../../../nbs/serve/06_front.ipynb #35cd4464
 async def predicted(
     office: Office,
@@ -193,7 +197,7 @@ async def predicted(
     enter(office, where.model, inputs, ticket)
     return await future
 
-# %% ../../../nbs/serve/06_front.ipynb #ff6d655e
+# %% ../../../nbs/serve/06_front.ipynb #8b1de2b8
 def enter(
     office: Office,
     model: str,  # name
@@ -214,9 +218,6 @@ def enter(
         office.ticking = True
         asyncio.get_running_loop().call_later(TICK_S, tick, office)
 
-
-TICK_S = 0.05
-
 # %% ../../../nbs/serve/06_front.ipynb #0209be28
 def sha(
     asked: Request,
@@ -228,7 +229,7 @@ def sha(
         digest.update(b"%b %b %r " % (name.encode(), datatype.encode(), array.shape) + content)
     return digest.hexdigest()
 
-# %% ../../../nbs/serve/06_front.ipynb #a5d94b67
+# %% ../../../nbs/serve/06_front.ipynb #dc9f0981
 def came_back(
     office: Office,
     reply: Reply,
@@ -241,7 +242,7 @@ def came_back(
     records = [record(reply, plain, job, cut, rows, now, now_s) for job, cut in good]
     try:
         office.journal.append(records)
-    except CannotDo as error:
+    except (CannotDo, ValueError) as error:
         for job, _ in good:
             turn_away(office, job, Refused(503, str(error), retry_after_s=5))
         good = []
@@ -360,7 +361,7 @@ def turn_away(
     elif not ticket.future.done():
         ticket.future.set_exception(refusal)
 
-# %% ../../../nbs/serve/06_front.ipynb #44a4ecf4
+# %% ../../../nbs/serve/06_front.ipynb #5dc34396
 def record_errors(
     office: Office,
     failures: Iterable[tuple[str, Ticket, Refused]],  # model, ticket, reason
@@ -374,8 +375,8 @@ def record_errors(
     ]  # fmt: skip
     try:
         office.journal.append(records)
-    except CannotDo as error:
-        office.router.trouble = str(error)
+    except (CannotDo, ValueError) as error:
+        logging.getLogger(__name__).warning("an error could not be recorded: %s", error)
 
 # %% ../../../nbs/serve/06_front.ipynb #e4dd89dc
 def tick(

@@ -16,13 +16,15 @@ Docs: https://seatrial.github.io/seatrial/serve/lane.html.md"""
 __all__ = ['SIZES', 'HELLO', 'frame', 'opened', 'Job', 'load', 'groups', 'stacked', 'slices', 'Reply', 'reply', 'Lane', 'offer',
            'depart', 'sealed', 'messages', 'arrived', 'ask', 'fallen', 'sweep', 'keep']
 
-# %% ../../../nbs/serve/02_lane.ipynb #84725249
+# %% ../../../nbs/serve/02_lane.ipynb #e70e14fd
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import count, pairwise
+from math import prod
 from struct import Struct
 from typing import Any
 
@@ -51,7 +53,7 @@ def frame(
     head = orjson.dumps({**header, "tensors": table})
     return b"".join((SIZES.pack(4 + len(head) + sum(map(len, buffers)), len(head)), head, *buffers))
 
-# %% ../../../nbs/serve/02_lane.ipynb #10a529bc
+# %% ../../../nbs/serve/02_lane.ipynb #8c482517
 def opened(
     payload: bytes,  # a message without its first four bytes
 ) -> tuple[dict, dict[str, np.ndarray]]:  # header, arrays
@@ -60,7 +62,7 @@ def opened(
     header, arrays = orjson.loads(payload[4:start]), {}
     for name, dtype, shape, size in header.pop("tensors"):
         if dtype:
-            array = np.frombuffer(payload, dtype, int(np.prod(shape)), start)
+            array = np.frombuffer(payload, dtype, prod(shape), start)
         else:
             array = np.array(orjson.loads(payload[start : start + size]), dtype=object)
         arrays[name] = array.reshape(shape)
@@ -143,15 +145,15 @@ class Reply:
         jobs = [job for i, job in enumerate(self.jobs) if i not in self.failures]
         return list(zip(jobs, slices(job.rows for job in jobs), strict=True))
 
-# %% ../../../nbs/serve/02_lane.ipynb #de4348ee
+# %% ../../../nbs/serve/02_lane.ipynb #22791261
 def reply(
     jobs: list[Job],  # that were sent
     header: dict,  # of the worker's frame
-    arrays: Mapping[str, np.ndarray],  # of the worker's frame; outputs and features are told apart by a prefix
+    arrays: Mapping[str, np.ndarray],  # of the worker's frame: "o:name" an output, "watched" the features, one a row
 ) -> Reply:
     "A worker's frame, beside the jobs that it answers."
     outputs = {name[2:]: array for name, array in arrays.items() if name.startswith("o:")}
-    features = {name[2:]: array for name, array in arrays.items() if name.startswith("f:")}
+    features = dict(zip(header.get("watch", ()), arrays.get("watched", np.empty((0, 0))), strict=False))
     failures = {int(i): (status, sentence) for i, (status, sentence) in header.get("failures", {}).items()}
     return Reply(jobs, outputs, features, failures, header.get("seconds", 0.0))
 
@@ -233,22 +235,21 @@ def sealed(
     header = {"id": number, "model": model, "version": version, "rows": [job.rows for job in jobs]}
     return frame(header, stacked(jobs))
 
-# %% ../../../nbs/serve/02_lane.ipynb #01dec962
+# %% ../../../nbs/serve/02_lane.ipynb #d5c1ab2c
 def messages(
     inbox: bytearray,  # is shortened by what was complete
 ) -> list[bytes]:  # each without its first four bytes
     "The complete messages that have arrived."
     found, start = [], 0
-    while len(inbox) - start >= 4:
-        end = start + 4 + int.from_bytes(inbox[start : start + 4], "little")
-        if len(inbox) < end:
-            break
+    while len(inbox) >= start + 4 and len(inbox) >= (
+        end := start + 4 + int.from_bytes(inbox[start : start + 4], "little")
+    ):
         found.append(bytes(inbox[start + 4 : end]))
         start = end
     del inbox[:start]
     return found
 
-# %% ../../../nbs/serve/02_lane.ipynb #7b733b74
+# %% ../../../nbs/serve/02_lane.ipynb #602d7e0b
 def arrived(
     lane: Lane,
     message: bytes,  # from the worker
@@ -267,7 +268,12 @@ def arrived(
     jobs = lane.sent.pop(header["id"])
     if not lane.sent:
         depart(lane)
-    lane.done(reply(jobs, header, arrays))
+    try:
+        lane.done(reply(jobs, header, arrays))
+    except Exception as error:  # whoever waits must hear of it, whatever went wrong
+        logging.getLogger(__name__).exception("a batch came back and could not be handed over")
+        for job in jobs:
+            lane.lost(job, Refused(503, f"the answer could not be handed over ({type(error).__name__}: {error})"))
 
 # %% ../../../nbs/serve/02_lane.ipynb #93353915
 async def ask(

@@ -138,7 +138,7 @@ def shown(
     text = orjson.dumps(value, default=str).decode()
     return text if len(text) <= width else text[: width - 1] + "…"
 
-# %% ../../../nbs/serve/01_protocol.ipynb #f4a0652b
+# %% ../../../nbs/serve/01_protocol.ipynb #aacb6c7a
 def tensor(
     entry: Any,  # one element of "inputs"
     position: int,  # its index, for the sentence
@@ -146,7 +146,7 @@ def tensor(
     "One input tensor of a request."
     if not isinstance(entry, dict) or not isinstance(entry.get("name"), str) or not entry["name"]:
         raise Refused(400, f"inputs[{position}] must be an object with a name, got {shown(entry)}")
-    where = f"input {shown(entry['name'])}"
+    where = f'input "{entry["name"][:80]}"'
     datatype, shape, data = entry.get("datatype"), entry.get("shape"), entry.get("data")
     if not isinstance(datatype, str) or datatype not in DATATYPES:
         raise Refused(400, f"{where}: datatype must be one of {', '.join(DATATYPES)}, got {shown(datatype)}")
@@ -172,7 +172,7 @@ class Request:
     tensors: list[tuple[str, str, np.ndarray]]  # name, datatype, array
     outputs: list[str]  # names of the wanted outputs; empty: all
 
-# %% ../../../nbs/serve/01_protocol.ipynb #5aff4f5b
+# %% ../../../nbs/serve/01_protocol.ipynb #8aa7fee1
 def word(
     fields: Mapping,  # of a JSON object
     key: str,  # which field
@@ -182,7 +182,7 @@ def word(
     value = fields.get(key, "")
     if value is None:
         return ""
-    if not isinstance(value, str) or len(value) > longest:
+    if not isinstance(value, str) or len(value) > longest or "\0" in value:
         raise Refused(400, f"{key} must be a string of at most {longest} characters, got {shown(value)}")
     return value
 
@@ -279,7 +279,7 @@ def values(
     flat = np.ascontiguousarray(array).reshape(-1)
     return flat.tolist() if flat.dtype.kind in "Oe" else flat
 
-# %% ../../../nbs/serve/01_protocol.ipynb #5b03f6f0
+# %% ../../../nbs/serve/01_protocol.ipynb #835f3879
 def outcome(
     entry: Any,  # from JSON
     now_s: float,  # when it arrived, for an outcome that does not say when it was observed
@@ -292,7 +292,7 @@ def outcome(
     if unknown:
         raise Refused(400, f"{where}an outcome has request_id, name, value and maybe time_s, got {shown(unknown[0])}")
     for key in ("request_id", "name"):
-        if not isinstance(entry.get(key), str) or not 0 < len(entry[key]) <= 256:
+        if not isinstance(entry.get(key), str) or not 0 < len(entry[key]) <= 256 or "\0" in entry[key]:
             raise Refused(400, f"{where}{key} must be a string of 1 to 256 characters, got {shown(entry.get(key))}")
     value, time_s = entry.get("value"), entry.get("time_s")
     if type(value) not in (int, float) or not abs(value) < 1e300:
