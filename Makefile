@@ -11,7 +11,7 @@ help:  ## show this list
 
 .venv/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("seatrial needs Python 3.11 or later, and $(PYTHON) is " + sys.version.split()[0] + "; say make PYTHON=…") if sys.version_info < (3, 11) else None'
-	@echo "Setting up .venv (once; about 2 GB on disk, more where torch brings CUDA)"
+	@echo "Setting up .venv (once: a few minutes and about 2 GB on disk, more where torch brings CUDA)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -e '.[dev]'
 	@touch $@

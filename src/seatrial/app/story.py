@@ -60,7 +60,7 @@ class Step:
     evidence: str = ""
     seconds: float = 0.0
 
-# %% ../../../nbs/app/02_story.ipynb #16333c7f
+# %% ../../../nbs/app/02_story.ipynb #3111cf6f
 @dataclass
 class Story:
     "What the steps share."
@@ -72,6 +72,7 @@ class Story:
     bundles: dict = field(default_factory=dict)  # name -> Bundle
     versions: dict = field(default_factory=dict)  # name -> version number
     spans: dict = field(default_factory=dict)  # name -> (from, to), seconds since 1970
+    answered: int = 0  # requests that clients got an answer to
     over: bool = False  # the voyage has ended, whoever ended it: traffic stops
     steps: list = field(default_factory=list)
 
