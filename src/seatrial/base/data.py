@@ -113,10 +113,10 @@ def process_yield() -> pa.Table:  # yield, 12 bio_material_*, 45 man_proc_* (106
     "Runs of a chemical process in order of time, with their yield."
     return named("process_yield")
 
-# %% ../../../nbs/base/02_data.ipynb #f7887a7f
+# %% ../../../nbs/base/02_data.ipynb #ebb249ff
 def campaign(
     name: str,  # men or all
-) -> str:
+) -> str:  # the same name
     "The name, unless it is none of the two campaigns."
     if name not in ("men", "all"):
         raise ValueError(f"campaign must be men or all, got {name!r}")
@@ -210,11 +210,11 @@ def number_bytes(
     values = pc.fill_null(column, pa.scalar(0).cast(column.type)).to_numpy()
     return [kind, np.packbits(present).tobytes(), np.ascontiguousarray(values).tobytes()]
 
-# %% ../../../nbs/base/02_data.ipynb #844ce04a
+# %% ../../../nbs/base/02_data.ipynb #fd30211e
 def column_bytes(
     name: str,  # of the column
     column: pa.ChunkedArray,  # dictionaries are decoded
-) -> list[bytes]:
+) -> list[bytes]:  # parts, to be hashed in their order
     "A column's content, independent of chunks, offsets and encoding."
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)

@@ -108,12 +108,12 @@ def matching(
     "A question as Arrow asks it."
     return reduce(and_, (op(pc.field(name), value) for name, op, value in asked)) if asked else None
 
-# %% ../../../nbs/base/06_journal.ipynb #69066606
+# %% ../../../nbs/base/06_journal.ipynb #3e66252e
 def rolled(
     path: Path,  # the Parquet file of one day
     kind: Kind,  # of its records
     asked: Terms = (),  # from `terms`
-) -> pa.Table:
+) -> pa.Table:  # those that match, in the file's order
     "Records of one rolled day."
     try:
         return pq.read_table(path, schema=kind.schema, filters=matching(asked), partitioning=None)
@@ -151,11 +151,11 @@ def found(
         tables = [fresh, hot(c, kind, asked)]
     return first_of_each(kind, pa.concat_tables(tables + cold(folder, kind, asked)))
 
-# %% ../../../nbs/base/06_journal.ipynb #9f50fde6
+# %% ../../../nbs/base/06_journal.ipynb #78a8bcd7
 def joined(
     predictions: pa.Table,  # with a column request_id
     outcomes: pa.Table,  # of one name: at most one for each request
-) -> pa.Table:
+) -> pa.Table:  # as many rows; null where nothing has come
     "Predictions with the columns `outcome` and `outcome_time_s`."
     place = pc.index_in(predictions["request_id"], outcomes["request_id"].combine_chunks())
     for name, column in (("outcome", "value"), ("outcome_time_s", "time_s")):

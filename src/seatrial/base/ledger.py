@@ -28,7 +28,7 @@ from .record import DECISIONS, KINDS, OUTCOMES, Decision, Kind, json_text
 from .settings import CannotDo
 from .spool import after_fork
 
-# %% ../../../nbs/base/05_ledger.ipynb #4c9e81dc
+# %% ../../../nbs/base/05_ledger.ipynb #a480f328
 SQL = {str: sa.Text, float: sa.Double, int: sa.BigInteger, bool: sa.Boolean, dict: sa.Text}
 SQL |= {float | None: sa.Double, int | None: sa.Integer}
 
@@ -36,7 +36,7 @@ SQL |= {float | None: sa.Double, int | None: sa.Integer}
 def sql_table(
     kind: Kind,  # what it stores
     metadata: sa.MetaData,  # that the table joins
-) -> sa.Table:
+) -> sa.Table:  # with indexes on time and group
     "The SQL table of a kind."
     columns = [sa.Column(name, SQL[t], primary_key=name in kind.key) for name, t in kind.types.items()]
     group = "name" if kind is OUTCOMES else "trial"
@@ -69,11 +69,11 @@ def backend(
         raise ValueError(f"the journal's url must name sqlite or postgresql, got {name} in {url!r}")
     return name
 
-# %% ../../../nbs/base/05_ledger.ipynb #99bee34c
+# %% ../../../nbs/base/05_ledger.ipynb #c3c1ae8f
 def connected(
     url: str,  # of SQLAlchemy: sqlite or postgresql
     fsync: bool,  # wait for the disk at every commit
-) -> sa.Engine:
+) -> sa.Engine:  # sa.Engine, which connects when it is first used
     "A pool of connections to the journal's database."
     embedded, sync = backend(url) == "sqlite", "FULL" if fsync else "NORMAL"
     try:
@@ -110,7 +110,7 @@ def insert(
         values = {name: new.excluded[name] for name in kind.schema.names if name not in kind.key}
         connection.execute(new.on_conflict_do_update(index_elements=kind.key, set_=values, where=earlier), rows)
 
-# %% ../../../nbs/base/05_ledger.ipynb #e6301884
+# %% ../../../nbs/base/05_ledger.ipynb #aceef21f
 Terms = list[tuple[str, Callable, Any]]  # column, operator, value
 
 
@@ -119,7 +119,7 @@ def terms(
     since_s: float | None = None,  # first moment included
     until_s: float | None = None,  # first moment excluded
     **equal: str | None,  # column -> value; None asks nothing
-) -> Terms:
+) -> Terms:  # all of them must hold
     "A question, column by column."
     asked = {name: value for name, value in equal.items() if value is not None}
     for name in asked.keys() - kind.types.keys():
@@ -136,12 +136,12 @@ def where(
     "A question as SQL asks it."
     return [op(table.c[name], value) for name, op, value in asked]
 
-# %% ../../../nbs/base/05_ledger.ipynb #3969d805
+# %% ../../../nbs/base/05_ledger.ipynb #8ed7bba0
 def hot(
     connection: sa.Connection,  # to the database
     kind: Kind,  # asked for
     asked: Terms,  # from `terms`
-) -> pa.Table:
+) -> pa.Table:  # a column for each field, and `stamp`
     "Records in the SQL table."
     table, names = TABLES[kind], kind.schema.names
     rows = connection.execute(sa.select(table.c[*names]).where(*where(table, asked))).all()
@@ -184,10 +184,10 @@ def evidence_text(
     except ValueError as error:
         raise ValueError(f"the evidence of a decision is refused: {error}") from error
 
-# %% ../../../nbs/base/05_ledger.ipynb #1a2d2a2a
+# %% ../../../nbs/base/05_ledger.ipynb #7482fd13
 def decision(
     row: Any,  # of the table
-) -> Decision:
+) -> Decision:  # with its number and time
     "A row of the table as a decision."
     values = {name: getattr(row, name) for name in DECISIONS.types}
     return Decision(**values | {"evidence": json.loads(row.evidence)})

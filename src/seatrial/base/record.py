@@ -23,13 +23,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-# %% ../../../nbs/base/03_record.ipynb #16849470
+# %% ../../../nbs/base/03_record.ipynb #fff7b928
 @dataclass(frozen=True, slots=True)
 class Prediction:
     "One answer of one variant to one request."
 
     request_id: str  # with variant, the key: a shadow answers the same request
-    variant: str  # champion, challenger or shadow
+    variant: str  # champion, challenger or shadow; named where the URL named another version
     time_s: float  # of the answer, seconds since 1970
     trial: str  # empty outside a trial
     model: str  # its name
@@ -111,11 +111,11 @@ NUMBERS = {
 }
 LATEST_S = 253_402_300_800  # the year 10000: dates end
 
-# %% ../../../nbs/base/03_record.ipynb #56a23193
+# %% ../../../nbs/base/03_record.ipynb #64ba647c
 def sound(
     record: Prediction | Outcome,  # of exactly one of these types
     values: tuple,  # its fields, in order
-) -> bool:
+) -> bool:  # False: to be converted or refused
     "Whether every store can hold a record."
     made = type(record)
     return (
@@ -127,10 +127,10 @@ def sound(
         and (made is Outcome or 0 <= record.batch_size < 2**53)
     )
 
-# %% ../../../nbs/base/03_record.ipynb #825e2d58
+# %% ../../../nbs/base/03_record.ipynb #5d4a1a03
 def exact(
     record: Prediction | Outcome,  # perhaps with numpy's scalars, or whole numbers for floats
-) -> Prediction | Outcome:
+) -> Prediction | Outcome:  # of the same type
     "The record with Python's own scalars in every field."
     changed = {f.name: getattr(record, f.name) for f in fields(record)}
     for name, t in SPOOLED[type(record)].types.items():
@@ -139,10 +139,10 @@ def exact(
         changed[name] = t(value) if isinstance(value, kin) else value
     return replace(record, **changed)
 
-# %% ../../../nbs/base/03_record.ipynb #bc52f28a
+# %% ../../../nbs/base/03_record.ipynb #a0f61702
 def refusal(
     record: Any,  # that is not sound
-) -> ValueError:
+) -> ValueError:  # to be raised
     "Why a record is refused, naming the field."
     kind = SPOOLED.get(type(record))
     if kind is None:
@@ -157,7 +157,7 @@ def refusal(
             return ValueError(f"{name} must be between {low} and {high}, got {value!r}")
     return ValueError(f"the numbers of a record are too large: {record!r}")
 
-# %% ../../../nbs/base/03_record.ipynb #a8dae443
+# %% ../../../nbs/base/03_record.ipynb #a8a8503b
 def native(
     value: Any,  # of a type that JSON does not know
 ) -> Any:  # of one that it knows
@@ -172,7 +172,7 @@ ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",",
 
 def finite(
     value: Any,  # JSON, but for its numbers
-) -> Any:
+) -> Any:  # of the same form
     "The same with None in place of every number that is not finite."
     if isinstance(value, dict):
         return {key: finite(v) for key, v in value.items()}
@@ -180,7 +180,7 @@ def finite(
         return [finite(v) for v in value]
     return None if isinstance(value, (float, np.floating)) and not isfinite(value) else value
 
-# %% ../../../nbs/base/03_record.ipynb #7cb760ba
+# %% ../../../nbs/base/03_record.ipynb #bc79947b
 def json_text(
     value: Any,  # dictionaries with names as keys, lists, numbers, texts; also numpy's
 ) -> str:  # JSON as every program reads it
@@ -231,10 +231,10 @@ def stored(
     typed = zip(kind.types.items(), values, strict=True)
     return {n: json_text(v) if t is dict else t(v) for (n, t), v in typed} | {"stamp": stamp}
 
-# %% ../../../nbs/base/03_record.ipynb #7c8ca658
+# %% ../../../nbs/base/03_record.ipynb #26fb2c70
 def column(
     values: list,  # of one name, None where it is missing
-) -> pa.Array:
+) -> pa.Array:  # as long as the list
     "Values as an Arrow column, as JSON text where they have no common type."
     try:
         return pa.array(values)

@@ -53,11 +53,11 @@ class Rule:
     words: str  # completes the sentence "want …"
     read: Callable[[str], Any]  # text -> value; raises ValueError where the rule is broken
 
-# %% ../../../nbs/base/01_settings.ipynb #99c4d1f3
+# %% ../../../nbs/base/01_settings.ipynb #544ce436
 def whole(
     low: int,  # smallest value accepted
     high: int,  # largest value accepted
-) -> Rule:
+) -> Rule:  # reads an int
     "A whole number between two bounds, both included."
 
     def read(text: str) -> int:
@@ -68,13 +68,13 @@ def whole(
 
     return Rule(f"a whole number from {low} to {high}", read)
 
-# %% ../../../nbs/base/01_settings.ipynb #3f04a9d9
+# %% ../../../nbs/base/01_settings.ipynb #e8271e4b
 def real(
     low: float,  # lower bound
     high: float = float("inf"),  # upper bound
     open_low: bool = False,  # the lower bound itself is refused
     open_high: bool = False,  # the upper bound itself is refused
-) -> Rule:
+) -> Rule:  # reads a float
     "A finite number between two bounds."
 
     def read(text: str) -> float:
@@ -89,8 +89,8 @@ def real(
     most = "" if high == float("inf") else f" and {'below' if open_high else 'at most'} {high:g}"
     return Rule(f"a number {least}{most}", read)
 
-# %% ../../../nbs/base/01_settings.ipynb #7eaddd81
-def growing_shares() -> Rule:
+# %% ../../../nbs/base/01_settings.ipynb #af1308b1
+def growing_shares() -> Rule:  # reads a tuple of floats
     "Shares of the traffic, each larger than the one before, with commas between them."
 
     def read(text: str) -> tuple[float, ...]:
@@ -102,10 +102,10 @@ def growing_shares() -> Rule:
 
     return Rule("growing shares with commas between them, each above 0, the last one 1.0", read)
 
-# %% ../../../nbs/base/01_settings.ipynb #86acc735
+# %% ../../../nbs/base/01_settings.ipynb #e89c038e
 def one_of(
     *words: str,  # what is accepted
-) -> Rule:
+) -> Rule:  # reads the word itself
     "One word out of a few."
     return Rule(f"one of {', '.join(words)}", lambda text: words[words.index(text)])
 
@@ -113,8 +113,10 @@ def one_of(
 SWITCH = Rule("true or false", lambda text: {"true": True, "false": False}[text.lower()])
 TEXT = Rule("any text", str)
 
-# %% ../../../nbs/base/01_settings.ipynb #b5cbb4dd
-def filled(text: str) -> str:
+# %% ../../../nbs/base/01_settings.ipynb #5fc4a88d
+def filled(
+    text: str,  # a value as written
+) -> str:  # the same text
     "The text, unless it is empty."
     if not text.strip() or "\0" in text:
         raise ValueError(text)
@@ -338,11 +340,11 @@ def environ_texts(
         )
     return mine
 
-# %% ../../../nbs/base/01_settings.ipynb #e9b2c97e
+# %% ../../../nbs/base/01_settings.ipynb #98888f59
 def load(
     path: str | Path | None = None,  # a settings.ini; None: the nearest one above the working directory, if any
     environ: Mapping[str, str] = os.environ,  # overrides, SEATRIAL_<SECTION>_<KEY>
-) -> Settings:
+) -> Settings:  # every value checked
     "Defaults, then the file, then the environment: checked and frozen."
     file = Path(path).expanduser().resolve() if path else nearest(Path.cwd())
     values = {}
@@ -360,12 +362,12 @@ def load(
         raise BadSetting("rollout", "lease_s", f"{rollout.lease_s:g}", rule, str(file or "the environment"))
     return Settings(**parts, file=file)
 
-# %% ../../../nbs/base/01_settings.ipynb #a3177599
+# %% ../../../nbs/base/01_settings.ipynb #eb2719b3
 UNITS = {"s": "seconds", "ms": "milliseconds", "mb": "megabytes", "share": "share, 0 to 1", "days": "days"}
 UNITS |= {"rows": "rows", "units": "units", "threads": "threads", "alpha": "probability"}
 
 
-def rows() -> list[dict[str, str]]:
+def rows() -> list[dict[str, str]]:  # one a setting, in the order of the file
     "Every setting: section, key, default, unit, meaning, rule."
     return [
         {
@@ -387,13 +389,13 @@ def table():
 
     return pa.Table.from_pylist(rows())
 
-# %% ../../../nbs/base/01_settings.ipynb #62895bde
+# %% ../../../nbs/base/01_settings.ipynb #ca018275
 HEADER = """\
 # seatrial: what the operator edits. Every key may be overridden by the environment: SEATRIAL_<SECTION>_<KEY>.
 # A unit stands in the key's words (_s seconds, _ms milliseconds, _mb megabytes, _share 0 to 1, _rows, _days)."""
 
 
-def commented() -> str:
+def commented() -> str:  # reads back as the defaults
     "The text of a settings.ini that says all defaults, each with its meaning."
     lines = [HEADER]
     for section, keys in SECTIONS.items():

@@ -113,11 +113,11 @@ def ownerless(
             fcntl.flock(fd, fcntl.LOCK_UN)
         os.close(fd)
 
-# %% ../../../nbs/base/04_spool.ipynb #4f5a7505
+# %% ../../../nbs/base/04_spool.ipynb #f45df51e
 @contextlib.contextmanager
 def alone(
     path: Path,  # a file that exists only to be locked
-) -> Iterator[None]:
+) -> Iterator[None]:  # nothing to hold; the block is what counts
     "Alone among all processes and threads, for as long as the block lasts."
     fd = opened(path, os.O_RDWR)
     fcntl.flock(fd, fcntl.LOCK_EX)

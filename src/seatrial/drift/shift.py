@@ -29,12 +29,12 @@ from ..stats.comparison import rate
 from ..stats.moments import finite
 from ..stats.multiple import benjamini_hochberg
 
-# %% ../../../nbs/drift/02_shift.ipynb #fc3af841
+# %% ../../../nbs/drift/02_shift.ipynb #0946ee6d
 @dataclass(frozen=True, slots=True)
 class FeatureShift:
     "What happened to one feature."
 
-    name: str
+    name: str  # of the feature
     kind: str  # number or category
     distance: Distance  # the test: KS or chi-squared
     psi: float  # population stability index: how much

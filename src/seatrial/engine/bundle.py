@@ -73,12 +73,12 @@ def watchable(
     "The scalars that a bundle of this signature can watch."
     return (*_columns(signature), *(() if isinstance(preparation, Plain) else ("truncated",)))
 
-# %% ../../../nbs/engine/03_bundle.ipynb #4517450a
+# %% ../../../nbs/engine/03_bundle.ipynb #7dc17d96
 @dataclass(frozen=True)
 class Bundle:
     "A folder with a graph, its declared preparation and its signature."
 
-    folder: Path
+    folder: Path  # where the files lie
     signature: Signature  # what the client sends and gets
     preparation: Preparation  # from the client's tensors to the graph's
     graph: str  # file name of the graph
@@ -171,7 +171,7 @@ def _sources(folder: Path, graph: Path, preparation: Preparation, files: Mapping
     check_graph(graph)
     return sources
 
-# %% ../../../nbs/engine/03_bundle.ipynb #ee5c8052
+# %% ../../../nbs/engine/03_bundle.ipynb #33cfd0ac
 def write(
     folder: Path | str,  # a new or empty folder
     *,
@@ -181,7 +181,7 @@ def write(
     files: Mapping[str, Path | str] | None = None,  # the preparation's files: name in the bundle to existing file
     watch: Sequence[str] | None = None,  # None: all that can be watched
     card: Mapping[str, Any] | None = None,  # anything JSON, for people
-) -> Bundle:
+) -> Bundle:  # as it can be read back
     "Put a bundle together: all of it appears at once, or nothing."
     folder, graph, preparation = Path(folder), Path(graph), preparation or Plain()
     known = watchable(signature, preparation)

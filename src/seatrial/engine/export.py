@@ -36,9 +36,9 @@ from .preparation import Plain, Preparation
 from .runtime import load
 from .signature import DATATYPES, Signature, TensorSpec
 
-# %% ../../../nbs/engine/06_export.ipynb #671d6a31
+# %% ../../../nbs/engine/06_export.ipynb #3f7cd4ed
 @contextmanager
-def hushed() -> Iterator[None]:
+def hushed() -> Iterator[None]:  # as long as the block lasts
     "Without the chatter of exporters and quantizers: prints, warnings and log lines below ERROR."
     before = logging.root.manager.disable
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
@@ -81,7 +81,7 @@ def _translate(module: Any, example: Mapping[str, np.ndarray], axes: Mapping, ou
         raise CannotDo(f"{why}; its forward must be made of torch operators and take any number of rows") from None
     return bare(program.model_proto)
 
-# %% ../../../nbs/engine/06_export.ipynb #87a316bd
+# %% ../../../nbs/engine/06_export.ipynb #0c7771a4
 def export(
     module: Any,  # a torch.nn.Module whose forward takes the prepared tensors by name
     example: Mapping[str, np.ndarray],  # prepared tensors, two rows or more
@@ -94,7 +94,7 @@ def export(
     card: Mapping[str, Any] | None = None,  # for people; the parity is added
     tolerance: float = 1e-4,  # how far the graph may stray
     batches: Sequence[int] = (1, 2, 7, 64),  # on which it is compared
-) -> Bundle:
+) -> Bundle:  # whose graph was compared
     "A torch module as a bundle, if its graph answers as the module does."
     preparation = preparation or Plain()
     module = copy.deepcopy(module).cpu().eval()
@@ -288,13 +288,13 @@ def _graph_spec(path: Path, value: Any) -> TensorSpec:
         raise ValueError(f"{path.name} must take any number of rows, but {value.name} has shape {sizes}; export it so")
     return spec_of(value.name, np.empty([1, *(max(d, 0) for d in sizes[1:])], tensor_dtype_to_np_dtype(kind)))
 
-# %% ../../../nbs/engine/06_export.ipynb #3ca745d5
+# %% ../../../nbs/engine/06_export.ipynb #f9cd544c
 def bundle_of(
     model: Any,  # torch module, fitted scikit-learn estimator, or path of an .onnx file
     example: Any,  # what a client would send: array(s), a dict, or rows; may be None for an .onnx file
     folder: Path | str,  # a new or empty folder
     **kw: Any,  # watch, card; torch also signature, preparation, files, outputs, tolerance, batches
-) -> Bundle:
+) -> Bundle:  # ready to be registered
     "Whatever somebody trained, as a bundle that serves."
     if isinstance(model, (str, Path)) and Path(model).suffix == ".onnx":
         return _of_onnx(Path(model), example, folder, **kw)

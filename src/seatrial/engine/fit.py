@@ -89,28 +89,28 @@ def race(
         times[batch] = {name: np.array(ms) for name, ms in spent.items()}
     return times
 
-# %% ../../../nbs/engine/08_fit.ipynb #4343e7ba
+# %% ../../../nbs/engine/08_fit.ipynb #48517577
 @dataclass(frozen=True)
 class Speed:
     "How many times as fast as the reference, with an interval."
 
     batch: int  # rows in a call
     ratio: float  # reference's time / variant's time, geometric mean over rounds
-    lower: float  # ends of the interval
-    upper: float
+    lower: float  # lower end of the interval
+    upper: float  # upper end
     rounds: int  # pairs of timings
 
     def __str__(self):
         rows = f"{self.batch} row{'s' * (self.batch > 1)}"
         return f"{self.ratio:.2f} times as fast [{self.lower:.2f}, {self.upper:.2f}] at {rows}"
 
-# %% ../../../nbs/engine/08_fit.ipynb #651c982a
+# %% ../../../nbs/engine/08_fit.ipynb #b1640583
 def speed_of(
     reference_ms: np.ndarray,  # (rounds,) times of the reference
     variant_ms: np.ndarray,  # (rounds,) times of the variant in the same rounds
     batch: int,  # rows in a call
     alpha: float = 0.05,  # two-sided miss rate of the interval
-) -> Speed:
+) -> Speed:  # with an interval at 1 - alpha
     "Compare two sets of paired timings."
     logs = paired(np.log(variant_ms[2:]), np.log(reference_ms[2:]), alpha)  # log(reference / variant)
     if isinstance(logs, NotEnough):  # a clock too coarse to tell any two rounds apart
@@ -151,7 +151,7 @@ def too_wrong(
     lost = f"its loss may be {compared.upper:+.4f} worse (difference {compared.effect:+.4f})"
     return compared, f"not accurate enough: {lost}, and {allowed:.4f} is allowed"
 
-# %% ../../../nbs/engine/08_fit.ipynb #63572cde
+# %% ../../../nbs/engine/08_fit.ipynb #89c5c792
 @dataclass(frozen=True)
 class Row:
     "What was measured of one variant, and what followed."
@@ -167,6 +167,7 @@ class Row:
     speeds: tuple[Speed, ...] = ()  # against the reference, one for each batch size
 
     def to_dict(self) -> dict[str, Any]:
+        "As plain data, ready for JSON."
         plain = {k: getattr(self, k) for k in ("variant", "verdict", "reason", "size_mb", "loss")}
         plain |= {"latency_ms": dict(self.latency_ms), "rows_s": dict(self.rows_s)}
         plain |= {"loss_difference": self.loss_difference and asdict(self.loss_difference)}
@@ -272,7 +273,7 @@ def _chosen(rows: Sequence[Row]) -> list[Row]:
     kept = replace(best, verdict="kept", reason=reason)
     return [kept if r is best else r for r in rows]
 
-# %% ../../../nbs/engine/08_fit.ipynb #efbd390b
+# %% ../../../nbs/engine/08_fit.ipynb #8625c57b
 def fit(
     bundle: Bundle,  # the reference, in full precision
     inputs: Mapping[str, Any],  # held-out rows, as a client sends them
@@ -285,9 +286,9 @@ def fit(
     variants: Sequence[str] = ("fp32", "int8"),  # what to try; the reference always runs
     batches: Sequence[int] = (1, 8, 64),  # rows in a call
     seconds: float = 3.0,  # about how long to race, for each batch size
-    threads: int | None = None,  # for each session; None: the library's choice
+    threads: int | None = None,  # inside one operation; None: the library's choice
     output: str | None = None,  # which output is judged; None: the first
-) -> Fit:
+) -> Fit:  # the kept bundle, and why
     "Measure the variants of a bundle on this machine and keep the one that deserves it."
     _rule(loss, margin, alpha, variants, batches)
     inputs, targets = checked(bundle.signature, inputs), np.asarray(targets)

@@ -110,8 +110,12 @@ def _graph(call: Any, sample: Mapping[str, np.ndarray]) -> Sequence[np.ndarray]:
         shapes = {name: sample[name].shape for name in call.names}
         raise CannotDo(f"the exported graph cannot take {shapes} ({cause(e)}); let forward take any size") from None
 
-# %% ../../../nbs/engine/05_parity.ipynb #835a22f9
-def judged(found: Mapping[tuple[int, int], float], tolerance: float, name: str) -> dict:
+# %% ../../../nbs/engine/05_parity.ipynb #6595a87b
+def judged(
+    found: Mapping[tuple[int, int], float],  # from `parity`
+    tolerance: float,  # largest distance that may pass, 0 or more
+    name: str,  # of the original, for the sentence
+) -> dict:  # largest distance, tolerance, batches
     "The parity as a note for the bundle's card, or a refusal."
     (rows, length), worst = max(found.items(), key=lambda item: item[1])
     if not worst <= tolerance:
@@ -122,16 +126,20 @@ def judged(found: Mapping[tuple[int, int], float], tolerance: float, name: str) 
         )
     return {"largest": worst, "tolerance": tolerance, "batches": sorted({r for r, _ in found})}
 
-# %% ../../../nbs/engine/05_parity.ipynb #3f6381b6
-def cause(e: BaseException) -> str:
+# %% ../../../nbs/engine/05_parity.ipynb #044e6100
+def cause(
+    e: BaseException,  # what an exporter raised
+) -> str:  # type and message, at most 120 characters
     "The first line of the exception behind the exception."
     while e.__cause__ is not None:
         e = e.__cause__
     lines = [line.strip() for line in str(e).splitlines() if line.strip()]
     return f"{type(e).__name__}: {lines[0] if lines else ''}"[:120]
 
-# %% ../../../nbs/engine/05_parity.ipynb #afffa6df
-def live(module: Any) -> Reference:
+# %% ../../../nbs/engine/05_parity.ipynb #62d10514
+def live(
+    module: Any,  # a torch module, in eval mode
+) -> Reference:  # arrays in, arrays out
     "A torch module as a function of arrays."
     import torch
 

@@ -53,7 +53,7 @@ def _tokenizer(path: Path, stamp: int, max_tokens: int | None, pad: str):
     reader.enable_padding(pad_id=reader.token_to_id(pad), pad_token=pad)
     return reader
 
-# %% ../../../nbs/engine/02_preparation.ipynb #0317eb95
+# %% ../../../nbs/engine/02_preparation.ipynb #5196903a
 @dataclass(frozen=True)
 class Tokenizer:
     "Text to `input_ids` and `attention_mask` (rows, longest), and `truncated` (rows)."
@@ -69,6 +69,7 @@ class Tokenizer:
 
     @property
     def files(self) -> tuple[str, ...]:
+        "What the bundle must hold for it."
         return (self.file,)
 
     def __call__(self, inputs: Mapping[str, np.ndarray], folder: Path) -> dict[str, np.ndarray]:
@@ -135,11 +136,13 @@ PREPARATIONS: Mapping[str, type] = MappingProxyType(
     {"plain": Plain, "tokenizer": Tokenizer, "hashed_ngrams": HashedNgrams}
 )
 
-# %% ../../../nbs/engine/02_preparation.ipynb #542e7213
+# %% ../../../nbs/engine/02_preparation.ipynb #3a55a218
 Preparation = Plain | Tokenizer | HashedNgrams
 
 
-def kind_of(preparation: Preparation) -> str:
+def kind_of(
+    preparation: Preparation,  # one of PREPARATIONS
+) -> str:  # a key of PREPARATIONS
     "The name under which a preparation is written."
     for kind, cls in PREPARATIONS.items():
         if type(preparation) is cls:

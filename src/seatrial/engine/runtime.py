@@ -119,15 +119,15 @@ def _program(path: Path) -> Any:
     except Exception as e:  # a damaged archive may raise anything
         raise CannotDo(f"{path} cannot be loaded by torch ({_first_line(e)}); export the model again") from None
 
-# %% ../../../nbs/engine/04_runtime.ipynb #20f5fdee
+# %% ../../../nbs/engine/04_runtime.ipynb #5f65f9bb
 @dataclass(frozen=True)
 class Engine:
     "A loaded, runnable bundle."
 
-    bundle: Bundle
+    bundle: Bundle  # that was opened
     runtime: str  # onnx or torch
     threads: int  # 0: the library's choice
-    call: Call
+    call: Call  # the graph, ready to run
 
     def run(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
         "From what a client sends to what it gets."

@@ -47,7 +47,7 @@ class TensorSpec:
     def __str__(self):
         return f"{self.name} {self.datatype} {list(self.shape)}"
 
-# %% ../../../nbs/engine/01_signature.ipynb #181e8157
+# %% ../../../nbs/engine/01_signature.ipynb #394a7c5e
 @dataclass(frozen=True)
 class Signature:
     "What a client sends and what it gets back."
@@ -63,12 +63,14 @@ class Signature:
                 raise ValueError(f"{side} must be tensors of different names, got {[s.name for s in specs]}")
 
     def to_dict(self) -> dict:
+        "As plain data, ready for JSON."
         return {
             side: [asdict(s) | {"shape": list(s.shape)} for s in getattr(self, side)] for side in ("inputs", "outputs")
         }
 
     @classmethod
     def from_dict(cls, facts: Mapping) -> "Signature":
+        "What `to_dict` gave."
         return cls(*(tuple(TensorSpec(**s) for s in facts[side]) for side in ("inputs", "outputs")))
 
     def _repr_markdown_(self):

@@ -78,9 +78,9 @@ def packaged_encoder() -> Path:  # folder with config.json, tokenizer.json and m
         raise CannotDo(f"the packaged encoder's weights are missing from {folder}; run: {todo}")
     return folder
 
-# %% ../../../nbs/model/01_quality.ipynb #2b66b322
+# %% ../../../nbs/model/01_quality.ipynb #c27db327
 @contextmanager
-def quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:  # as long as the block lasts
     "transformers without progress bars and load reports; what was set before is set again afterwards."
     from transformers.utils import logging as hf
 
@@ -189,11 +189,11 @@ class Scores:
         row = f"| {self.n:,} | {self.mae:.3f} | {self.r2:.3f} | {self.bias:+.3f} |"
         return f"| n | MAE | R² | bias |\n|--|--|--|--|\n{row}"
 
-# %% ../../../nbs/model/01_quality.ipynb #ee302a53
+# %% ../../../nbs/model/01_quality.ipynb #cbd85ff2
 def scores(
     rated: np.ndarray,  # (n,) what people said, n >= 2
     predicted: np.ndarray,  # (n,) what the model said
-) -> Scores:
+) -> Scores:  # n, MAE, R² and bias
     "Mean absolute error, R² and bias of predictions."
     y, p = np.asarray(rated, float), np.asarray(predicted, float)
     if y.ndim != 1 or y.shape != p.shape or len(y) < 2:

@@ -57,20 +57,23 @@ class Memory:
             self.last_id = d.id
         return self
 
-# %% ../../../nbs/operate/01_controller.ipynb #ea1f7a90
+# %% ../../../nbs/operate/01_controller.ipynb #f9d4d54c
 def stage_evidence(
-    journal: Journal,
-    state: TrialState,
+    journal: Journal,  # of the trial
+    state: TrialState,  # of the trial
     stage: int,  # 0 to state.stage
-) -> Evidence:
+) -> Evidence:  # of both variants
     "What one stage of a trial has shown, by what is known now."
     plan, began = state.plan, state.began_s
     until_s = began[stage + 1] if stage + 1 < len(began) else None
     rows = journal.scored(plan.outcome, model=plan.model, trial=plan.trial, since_s=began[stage], until_s=until_s)
     return evidence(rows, plan, stage)
 
-# %% ../../../nbs/operate/01_controller.ipynb #71cdaf45
-def gathered(journal: Journal, state: TrialState) -> Evidence:
+# %% ../../../nbs/operate/01_controller.ipynb #ccbc7b15
+def gathered(
+    journal: Journal,  # of the trial
+    state: TrialState,  # of the trial
+) -> Evidence:  # at a share of 1 against the stage before
     "The evidence that the running stage is judged by."
     now = stage_evidence(journal, state, state.stage)
     alone = state.plan.kind == "canary" and state.plan.stages[state.stage] == 1
@@ -79,21 +82,24 @@ def gathered(journal: Journal, state: TrialState) -> Evidence:
 # %% ../../../nbs/operate/01_controller.ipynb #35757451
 BACK = ("rollback", "abort", "finish")  # after these, every unit is with the champion
 
-# %% ../../../nbs/operate/01_controller.ipynb #37bbea4d
+# %% ../../../nbs/operate/01_controller.ipynb #eb9893d9
 def decision_of(
-    plan: Plan,
-    kind: str,
-    reason: str,
+    plan: Plan,  # of the trial
+    kind: str,  # advance, hold, promote, finish, rollback, abort or start
+    reason: str,  # one sentence
     told: dict,  # the evidence
     actor: str,  # who decides
     time_s: float,  # now
-) -> Decision:
+) -> Decision:  # without a number yet
     "A move of a trial, as the journal keeps it."
     there = (plan.challenger, plan.champion) if kind in BACK else (plan.champion, plan.challenger)
     return Decision(kind, plan.model, plan.trial, *there, reason, told, actor, time_s)
 
-# %% ../../../nbs/operate/01_controller.ipynb #e051e8ef
-def news(state: TrialState, move: Move) -> bool:
+# %% ../../../nbs/operate/01_controller.ipynb #fc2a51d0
+def news(
+    state: TrialState,  # of the trial
+    move: Move,  # what `step` said
+) -> bool:  # False: not written down
     "Whether a move is worth a line: a hold for the reason that is known already is not."
     return move.kind != "hold" or not state.held or (state.reason, state.verdict) != (move.reason, move.verdict)
 
@@ -133,13 +139,17 @@ class Controller:
 # %% ../../../nbs/operate/01_controller.ipynb #37789032
 LEASE = "controller"  # its name in the journal
 
-# %% ../../../nbs/operate/01_controller.ipynb #5d6a4b20
-def leased(controller: Controller) -> bool:
+# %% ../../../nbs/operate/01_controller.ipynb #cc896f38
+def leased(
+    controller: Controller,  # with its journal, registry and memory
+) -> bool:  # False while another holds it
     "Take or renew the lease."
     return controller.journal.lease(LEASE, controller.holder, controller.settings.rollout.lease_s)
 
-# %% ../../../nbs/operate/01_controller.ipynb #5340b881
-def caught_up(controller: Controller) -> Memory:
+# %% ../../../nbs/operate/01_controller.ipynb #730317b9
+def caught_up(
+    controller: Controller,  # with its journal, registry and memory
+) -> Memory:  # the same object
     "The controller's memory after reading what is new."
     return controller.memory.read(controller.journal.decisions(after_id=controller.memory.last_id))
 
@@ -160,11 +170,11 @@ def tick(
         raise trouble
     return made
 
-# %% ../../../nbs/operate/01_controller.ipynb #9a0b5113
+# %% ../../../nbs/operate/01_controller.ipynb #4667d083
 def judged(
-    controller: Controller,
+    controller: Controller,  # with its journal, registry and memory
     state: TrialState,  # live
-) -> list[Decision]:
+) -> list[Decision]:  # none where nothing is new
     "Judge one live trial, and write down what follows."
     plan, champion = state.plan, controller.memory.champions.get(state.plan.model, "")
     now_s = controller.clock()
@@ -182,10 +192,10 @@ def judged(
     caught_up(controller)
     return [made, *settled(controller, plan.model)]
 
-# %% ../../../nbs/operate/01_controller.ipynb #5a7bbdf8
+# %% ../../../nbs/operate/01_controller.ipynb #d99b75b7
 def settled(
-    controller: Controller,
-    model: str,
+    controller: Controller,  # with its journal, registry and memory
+    model: str,  # its name
 ) -> list[Decision]:  # the alias's move, if it was due
     "Complete a promotion: the challenger becomes champion."
     memory, registry = controller.memory, controller.registry
@@ -198,12 +208,12 @@ def settled(
         registry.publish()
     return []
 
-# %% ../../../nbs/operate/01_controller.ipynb #5817ca2d
+# %% ../../../nbs/operate/01_controller.ipynb #45c9052c
 def start(
-    controller: Controller,
-    plan: Plan,
+    controller: Controller,  # with its journal, registry and memory
+    plan: Plan,  # of the trial
     actor: str = "",  # who starts it
-) -> Decision:
+) -> Decision:  # as it stands in the journal
     "Check a plan against the registry and the journal, and write it down."
     shelf, memory = controller.registry.shelf, caught_up(controller)
     shelf.version(plan.model, plan.champion)
@@ -223,14 +233,14 @@ def start(
         raise ValueError(f"trial {winner!r} of {plan.model} was started at the same moment: {plan.trial!r} was not")
     return made
 
-# %% ../../../nbs/operate/01_controller.ipynb #a9813c13
+# %% ../../../nbs/operate/01_controller.ipynb #69749dc0
 def abort(
-    controller: Controller,
-    trial: str,
+    controller: Controller,  # with its journal, registry and memory
+    trial: str,  # its name
     reason: str,  # one sentence, for the journal
     actor: str = "",  # who ends it
     kind: str = "abort",  # or rollback
-) -> Decision:
+) -> Decision:  # as it stands in the journal
     "End a live trial at once."
     states = caught_up(controller).states.values()
     state = next((s for s in states if s.plan.trial == trial and s.live), None)
@@ -243,14 +253,14 @@ def abort(
     caught_up(controller)
     return made
 
-# %% ../../../nbs/operate/01_controller.ipynb #02f54622
+# %% ../../../nbs/operate/01_controller.ipynb #5b6a31ed
 def rollback(
-    controller: Controller,
-    model: str,
+    controller: Controller,  # with its journal, registry and memory
+    model: str,  # its name
     to_version: str | None = None,  # where to go; by default to the champion before
     reason: str = "",  # one sentence, for the journal
     actor: str = "",  # who does it
-) -> list[Decision]:
+) -> list[Decision]:  # as they stand in the journal
     "Go back: end the live trial or, where none is live, move the champion's alias."
     registry, made = controller.registry, []
     now = registry.shelf.resolve(model).version
@@ -268,10 +278,10 @@ def rollback(
         raise ValueError(f"to_version must differ from the champion of {model}, both are {now}")
     return made
 
-# %% ../../../nbs/operate/01_controller.ipynb #139f3683
+# %% ../../../nbs/operate/01_controller.ipynb #f32769c0
 def before(
-    registry: Registry,
-    model: str,
+    registry: Registry,  # whose history is read
+    model: str,  # its name
     now: str,  # the champion
 ) -> str:  # the version that was champion before it
     "The last other champion, from the history of the alias."
@@ -284,9 +294,9 @@ def before(
 # %% ../../../nbs/operate/01_controller.ipynb #bcdace02
 PATIENCE = 10  # looks in a row that may fail
 
-# %% ../../../nbs/operate/01_controller.ipynb #647f12a9
+# %% ../../../nbs/operate/01_controller.ipynb #cac40eba
 def watch(
-    controller: Controller,
+    controller: Controller,  # with its journal, registry and memory
     stop: threading.Event,  # ends it
     interval_s: float | None = None,  # between two looks; the settings' by default
     told: Callable[[Decision], None] = lambda decision: None,  # is shown each decision
@@ -310,8 +320,10 @@ def watch(
     finally:
         released(controller)
 
-# %% ../../../nbs/operate/01_controller.ipynb #e592b88b
-def released(controller: Controller) -> None:
+# %% ../../../nbs/operate/01_controller.ipynb #8b15a6f8
+def released(
+    controller: Controller,  # with its journal, registry and memory
+) -> None:
     "Give the lease back, if the journal can still be reached: otherwise it expires by itself."
     try:
         controller.journal.release(LEASE, controller.holder)

@@ -40,9 +40,9 @@ def tracking_uri(
     "The tracking store: the one that settings name, else an SQLite file below artifacts."
     return settings.registry.tracking_uri or f"sqlite:///{settings.paths.artifacts / 'mlflow.db'}"
 
-# %% ../../../nbs/registry/03_tracking.ipynb #b28cb995
+# %% ../../../nbs/registry/03_tracking.ipynb #5509e017
 @contextmanager
-def quiet_mlflow() -> Iterator[None]:
+def quiet_mlflow() -> Iterator[None]:  # as long as the block lasts
     "No telemetry, no log lines, no warnings of MLflow's own; its errors become one sentence."
     for key, value in QUIET.items():
         os.environ.setdefault(key, value)

@@ -56,12 +56,12 @@ def cannot_write(
     "A full or read-only disk, in one sentence."
     return CannotDo(f"cannot write {path}: {error.strerror or error}; free the disk or make the folder writable")
 
-# %% ../../../nbs/registry/04_versions.ipynb #c1a1356b
+# %% ../../../nbs/registry/04_versions.ipynb #12b444e2
 @contextmanager
 def locked(
     artifacts: Path,  # the folder below which everything generated lies
     wait_s: float = 60.0,  # how long to wait for somebody else
-) -> Iterator[None]:
+) -> Iterator[None]:  # as long as the block lasts
     "Let one process at a time change the registry."
     path = Path(artifacts) / "registry" / ".lock"
     try:
@@ -81,12 +81,12 @@ def locked(
                 time.sleep(0.02)
         yield
 
-# %% ../../../nbs/registry/04_versions.ipynb #e1bed61e
+# %% ../../../nbs/registry/04_versions.ipynb #05963670
 @contextmanager
 def as_bundle(
     model: object,  # a bundle, its folder, or anything that `engine.export.bundle_of` takes
     example: object,  # rows to export with, where the model is not a bundle
-) -> Iterator[Bundle]:
+) -> Iterator[Bundle]:  # read or just exported
     "The model as a bundle; one that had to be exported lies in a temporary folder, which is gone afterwards."
     folder = model.folder if isinstance(model, Bundle) else model
     if isinstance(folder, str | Path) and Path(folder).suffix != ".onnx":
@@ -97,12 +97,12 @@ def as_bundle(
     with tempfile.TemporaryDirectory() as scratch:
         yield bundle_of(model, example, Path(scratch) / "bundle")
 
-# %% ../../../nbs/registry/04_versions.ipynb #21c453ef
+# %% ../../../nbs/registry/04_versions.ipynb #a5e79ef3
 @contextmanager
 def staged(
     bundle: Bundle,  # wherever it lies
     artifacts: Path,  # the folder below which everything generated lies
-) -> Iterator[Path]:
+) -> Iterator[Path]:  # the copy
     "A copy of the bundle's files in a hidden folder below artifacts/models, which is gone afterwards."
     place = Path(artifacts) / "models"
     try:
@@ -345,11 +345,11 @@ class Registry:
         "The version that had an alias at a time (seconds since 1970), or None."
         return aliases_of(self.history(name), time_s).get(name, {}).get(checked_alias(alias))
 
-# %% ../../../nbs/registry/04_versions.ipynb #6f65f795
+# %% ../../../nbs/registry/04_versions.ipynb #70c74b63
 def twin(
     versions: Iterable[Version],  # of one name
     files: Mapping[str, str],  # relative file name → sha256
-) -> Version | None:
+) -> Version | None:  # None where these bytes are new
     "The version that holds exactly these bytes, if there is one."
     same = next((v for v in versions if v.files == files), None)
     if same:

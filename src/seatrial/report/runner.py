@@ -331,12 +331,12 @@ def logged(
         log_run(settings, client, name, kind="reports", metrics=numbers, params=params, files=files, ok=report.ok)
     return report
 
-# %% ../../../nbs/report/02_runner.ipynb #81e5910c
+# %% ../../../nbs/report/02_runner.ipynb #74c0f9e6
 def run(
     template: str | Path,  # a template's name, or the path of a notebook
     parameters: Mapping[str, Any] | None = None,  # what it is told; the rest are its defaults
     settings: Settings | None = None,  # from `base.settings.load()` by default
-) -> Report:
+) -> Report:  # where the files are, and whether it went well
     "Run a report and leave its three files; wrong parameters are refused before a kernel starts."
     template = template_of(template)
     told = checked_parameters(template, parameters or {})

@@ -163,32 +163,32 @@ def known_by(
     known = rows.set_column(rows.column_names.index("outcome"), "outcome", pa.array(outcome, pa.float64()))
     return known.filter(pa.array(made))
 
-# %% ../../../nbs/report/03_story.ipynb #153f7af2
+# %% ../../../nbs/report/03_story.ipynb #e6f913db
 @dataclass(frozen=True, slots=True)
 class Look:
     "What the gates would have said at one moment."
 
-    time_s: float
-    stage: int
+    time_s: float  # the moment, seconds since 1970
+    stage: int  # that was running, from 0
     answers: tuple[Answer, ...]  # one a gate
     units: Mapping[str, int]  # variant → units
 
-# %% ../../../nbs/report/03_story.ipynb #821b4451
+# %% ../../../nbs/report/03_story.ipynb #5a48d133
 def seen_by(
     rows: Sequence[pa.Table],  # of each stage, as Journal.scored returns them
-    plan: Plan,
-    stage: int,
-    time_s: float,
-) -> Evidence:
+    plan: Plan,  # of the trial
+    stage: int,  # index into plan.stages
+    time_s: float,  # the moment, seconds since 1970
+) -> Evidence:  # of both variants
     "A stage's evidence at a moment; at a share of 1 against the champion of the stage before."
     now = evidence(known_by(rows[stage], time_s), plan, stage)
     alone = plan.kind == "canary" and plan.stages[stage] == 1 and stage > 0
     return against(now, evidence(known_by(rows[stage - 1], time_s), plan, stage - 1)) if alone else now
 
-# %% ../../../nbs/report/03_story.ipynb #d3b94c18
+# %% ../../../nbs/report/03_story.ipynb #fd010436
 def looks(
-    journal: Journal,
-    state: TrialState,
+    journal: Journal,  # that the trial wrote
+    state: TrialState,  # of the trial
     until_s: float,  # now, or the end of the trial
     n: int = 40,  # looks over the whole trial
 ) -> list[Look]:  # in the order of time
@@ -257,9 +257,9 @@ def attendance(
         found.append(count | ({"with outcome": known, "without": count["requests"] - known} if outcome else {}))
     return found
 
-# %% ../../../nbs/report/03_story.ipynb #8f02b0f7
+# %% ../../../nbs/report/03_story.ipynb #df6f3571
 def path(
-    state: TrialState,
+    state: TrialState,  # of the trial
     decisions: Sequence[Decision],  # its own
     until_s: float,  # now, or the end of the trial
     ax,  # matplotlib Axes

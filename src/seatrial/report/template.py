@@ -132,10 +132,10 @@ class Template:
     parameters: tuple[Parameter, ...]  # what it can be told
     source: str = field(repr=False)  # the notebook as JSON text
 
-# %% ../../../nbs/report/01_template.ipynb #26866e10
+# %% ../../../nbs/report/01_template.ipynb #995307df
 def read_template(
     path: Path,  # a notebook with one cell tagged `parameters`
-) -> Template:
+) -> Template:  # with its parameters read
     "Read a template; what is no notebook, or has no parameters cell, is refused."
     path = Path(path)
     try:
@@ -162,10 +162,10 @@ def templates() -> dict[str, Template]:  # name → template
     folder = Path(package).parent / "defaults" / "reports"
     return {path.stem: read_template(path) for path in sorted(folder.glob("*.ipynb"))}
 
-# %% ../../../nbs/report/01_template.ipynb #546be81c
+# %% ../../../nbs/report/01_template.ipynb #d635bd68
 def template_of(
     name: str | Path,  # a template's name, or the path of a notebook
-) -> Template:
+) -> Template:  # ready to be checked and run
     "The template of that name, or the notebook at that path."
     if Path(name).suffix == ".ipynb":
         return read_template(Path(name))

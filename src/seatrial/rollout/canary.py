@@ -73,20 +73,20 @@ def rate_bounds(
     lower = edge(s, n, level, middle, 0.0) if s > 0 else 0.0
     return lower, (edge(s, n, level, middle, 1.0) if s < n else 1.0)
 
-# %% ../../../nbs/rollout/04_canary.ipynb #818f0390
+# %% ../../../nbs/rollout/04_canary.ipynb #4684eea4
 @dataclass(frozen=True, slots=True)
 class Answer:
     "What one gate says at one look."
 
-    metric: str
+    metric: str  # of the gate
     kind: str  # guardrail | goal
     answer: str  # passed | failed | open
     n_champion: int  # units
     n_challenger: int  # units
     champion: float  # mean
     effect: float  # challenger - champion, in the metric's unit
-    lower: float  # bounds of the effect
-    upper: float
+    lower: float  # lower bound of the effect
+    upper: float  # upper bound
     margin: float  # loss allowed (guardrail) or gain asked (goal), in the metric's unit
     why: str = ""  # where nothing can be said yet
 
@@ -98,12 +98,12 @@ class Answer:
 # %% ../../../nbs/rollout/04_canary.ipynb #fa358c91
 FEW = "fewer than {} units of each variant"
 
-# %% ../../../nbs/rollout/04_canary.ipynb #8acf7894
+# %% ../../../nbs/rollout/04_canary.ipynb #cb1b2d75
 def interval(
-    gate: Gate,
+    gate: Gate,  # whose question is asked
     champion: Moments,  # over units
     challenger: Moments,  # over units
-    plan: Plan,
+    plan: Plan,  # of the trial
 ) -> tuple[float, float, str]:  # bounds on challenger - champion; why they are infinite, if they are
     "What is known of the difference at this look, at the trial's alpha spread over stages and gates."
     alpha = plan.alpha / (len(plan.stages) * len(plan.gates))
@@ -115,13 +115,13 @@ def interval(
     seen = always_valid(champion, challenger, alpha, tuned_for=20 * plan.units_min)
     return (-inf, inf, seen.why) if isinstance(seen, NotEnough) else (seen.lower, seen.upper, "")
 
-# %% ../../../nbs/rollout/04_canary.ipynb #6efdcb2d
+# %% ../../../nbs/rollout/04_canary.ipynb #058cbd31
 def judge(
-    gate: Gate,
+    gate: Gate,  # whose question is asked
     champion: Moments,  # over units
     challenger: Moments,  # over units
-    plan: Plan,
-) -> Answer:
+    plan: Plan,  # of the trial
+) -> Answer:  # with its numbers
     "Passed, failed or open: a guardrail by the loss that it allows, a goal by the gain that it asks."
     lower, upper, why = interval(gate, champion, challenger, plan)
     margin = gate.margin + gate.margin_share * abs(champion.mean)
@@ -147,19 +147,19 @@ class Move:
 # %% ../../../nbs/rollout/04_canary.ipynb #1285c6f9
 RATIO_ALPHA = 0.001  # chance of ever calling a sound split unsound in one stage
 
-# %% ../../../nbs/rollout/04_canary.ipynb #2e626ed0
+# %% ../../../nbs/rollout/04_canary.ipynb #838fce53
 def ratio_p(
-    state: TrialState,
-    seen: Evidence,
+    state: TrialState,  # of the trial
+    seen: Evidence,  # evidence of the stage
 ) -> float:  # p-value; 1 where both variants need not share the units
     "Do the units that arrived fit the shares of this stage?"
     if state.plan.kind == "shadow" or seen.reference:
         return 1.0
     return mismatch(seen.units, state.shares())
 
-# %% ../../../nbs/rollout/04_canary.ipynb #140f9eaf
+# %% ../../../nbs/rollout/04_canary.ipynb #9416e20d
 def conclude(
-    state: TrialState,
+    state: TrialState,  # of the trial
     answers: list[Answer],  # of all gates
     p: float,  # of the split
     stayed_s: float,  # since the stage began
@@ -178,9 +178,9 @@ def conclude(
         return patience(state.plan, ", ".join(waiting), stayed_s)
     return onward(state, stayed_s)
 
-# %% ../../../nbs/rollout/04_canary.ipynb #7e8fe69f
+# %% ../../../nbs/rollout/04_canary.ipynb #1c9dbe0f
 def patience(
-    plan: Plan,
+    plan: Plan,  # of the trial
     waiting: str,  # the gates that are open
     stayed_s: float,  # since the stage began
 ) -> tuple[str, str, str]:  # kind, verdict, reason
@@ -189,9 +189,9 @@ def patience(
         return "abort", "stop", f"futile: after {plan.horizon_s:g} s still open: {waiting}"
     return "hold", "continue", f"open: {waiting}"
 
-# %% ../../../nbs/rollout/04_canary.ipynb #069c562d
+# %% ../../../nbs/rollout/04_canary.ipynb #bbc3993e
 def onward(
-    state: TrialState,
+    state: TrialState,  # of the trial
     stayed_s: float,  # since the stage began
 ) -> tuple[str, str, str]:  # kind, verdict, reason
     "Every gate has passed: the next stage once the dwell is over, or the end."
@@ -202,11 +202,11 @@ def onward(
         return "advance", "promote", f"every gate passed: on to {plan.stages[state.stage + 1]:.0%}"
     return ("promote" if plan.kind == "canary" else "finish"), "promote", "every gate passed in the last stage"
 
-# %% ../../../nbs/rollout/04_canary.ipynb #628ab83a
+# %% ../../../nbs/rollout/04_canary.ipynb #058941ea
 def told(
-    state: TrialState,
-    seen: Evidence,
-    answers: list[Answer],
+    state: TrialState,  # of the trial
+    seen: Evidence,  # evidence of the stage
+    answers: list[Answer],  # of all gates
     p: float,  # of the split
 ) -> dict[str, Any]:  # JSON types
     "The evidence of one look."
@@ -217,12 +217,12 @@ def told(
         "gates": [a.as_dict() for a in answers],
     }
 
-# %% ../../../nbs/rollout/04_canary.ipynb #4f2045df
+# %% ../../../nbs/rollout/04_canary.ipynb #c97fb39b
 def step(
     state: TrialState,  # live
     seen: Evidence,  # of the state's stage; at a share of 1 against() the stage before
     now_s: float,  # seconds since the epoch
-) -> Move:
+) -> Move:  # with its evidence
     "What to do with a trial now."
     if not state.live:
         raise ValueError(f"state must be of a live trial, got {state.plan.trial!r}, {state.status}")
@@ -242,12 +242,12 @@ class World:
     tick_s: float = 60.0  # between two looks
     until_s: float = 86400.0  # when the simulation ends
 
-# %% ../../../nbs/rollout/04_canary.ipynb #3f71d771
+# %% ../../../nbs/rollout/04_canary.ipynb #c4f95ca9
 def arrivals(
-    world: World,
+    world: World,  # the traffic
     share: float,  # the challenger's
-    rng: np.random.Generator,
-) -> Evidence:
+    rng: np.random.Generator,  # source of chance
+) -> Evidence:  # of both variants
     "What one tick brings."
     n = rng.poisson(world.units_s * world.tick_s)
     k = int(rng.binomial(n, share))
@@ -258,18 +258,21 @@ def arrivals(
             moments.setdefault(metric, {})[variant] = Moments.of(draw(rng, size))
     return Evidence({v: size for v, (_, size) in sides.items()}, {}, moments)
 
-# %% ../../../nbs/rollout/04_canary.ipynb #3b79cbb0
-def together(a: Evidence, b: Evidence) -> Evidence:
+# %% ../../../nbs/rollout/04_canary.ipynb #33f5c8ec
+def together(
+    a: Evidence,  # one period
+    b: Evidence,  # another, with other units
+) -> Evidence:  # of both periods
     "Evidence of two periods with different units."
     metrics = {**a.moments, **b.moments}
     both = {m: {v: a.of(m, v) + b.of(m, v) for v in ("champion", "challenger")} for m in metrics}
     return Evidence({v: a.units.get(v, 0) + b.units.get(v, 0) for v in ("champion", "challenger")}, {}, both)
 
-# %% ../../../nbs/rollout/04_canary.ipynb #e929c60f
+# %% ../../../nbs/rollout/04_canary.ipynb #13635155
 def simulate(
-    plan: Plan,
-    world: World,
-    rng: np.random.Generator,
+    plan: Plan,  # of the trial
+    world: World,  # the traffic
+    rng: np.random.Generator,  # source of chance
 ) -> list[tuple[float, TrialState, Move]]:  # at each look: seconds, the state before it, the move
     "One trial from its start to its end, or to the end of the world."
     state, before, now, history = TrialState(plan, (0.0,)), Evidence(), Evidence(), []

@@ -40,8 +40,11 @@ def answer(
         value = value[0]
     return float(value) if isinstance(value, int | float) else np.nan
 
-# %% ../../../nbs/rollout/03_evidence.ipynb #5f6db959
-def column(table: pa.Table, name: str) -> np.ndarray:
+# %% ../../../nbs/rollout/03_evidence.ipynb #fb9d0c63
+def column(
+    table: pa.Table,  # as Journal.scored returns it
+    name: str,  # of the column
+) -> np.ndarray:  # (rows,)
     "A column as floats, NaN for nothing."
     if name not in table.column_names:
         raise ValueError(
@@ -50,7 +53,9 @@ def column(table: pa.Table, name: str) -> np.ndarray:
     return np.array([np.nan if v is None else v for v in table[name].to_pylist()], float)
 
 
-def failed(table: pa.Table) -> np.ndarray:  # bool
+def failed(
+    table: pa.Table,  # as Journal.scored returns it
+) -> np.ndarray:  # bool
     "Which requests did not get a good answer."
     return np.array([str(s) not in ("ok", "200") for s in table["status"].to_pylist()], bool)
 
@@ -73,14 +78,20 @@ def values(
     miss = answers(table, plan.output) - column(table, "outcome")
     return np.abs(miss) if metric == "abs_error" else miss**2
 
-# %% ../../../nbs/rollout/03_evidence.ipynb #352f56f3
-def answers(table: pa.Table, name: str) -> np.ndarray:
+# %% ../../../nbs/rollout/03_evidence.ipynb #14530804
+def answers(
+    table: pa.Table,  # as Journal.scored returns it
+    name: str,  # of the output
+) -> np.ndarray:  # (rows,)
     "One output of every request; NaN where the request failed."
     read = np.array([answer(o, name) for o in table["outputs"].to_pylist()], float)
     return np.where(failed(table), np.nan, read)
 
-
-def disagreement(table: pa.Table, name: str) -> np.ndarray:
+# %% ../../../nbs/rollout/03_evidence.ipynb #768ad4af
+def disagreement(
+    table: pa.Table,  # as Journal.scored returns it
+    name: str,  # of the output
+) -> np.ndarray:  # (rows,) NaN without a champion's answer
     "Distance of a shadow's answer from the champion's to the same request; 0 for the champion itself."
     read, ids = answers(table, name), table["request_id"].to_pylist()
     roles = table["variant"].to_pylist()
@@ -113,10 +124,10 @@ class Evidence:
         "The moments of one metric and variant; empty where nothing has been seen."
         return self.moments.get(metric, {}).get(variant, Moments())
 
-# %% ../../../nbs/rollout/03_evidence.ipynb #40732a93
+# %% ../../../nbs/rollout/03_evidence.ipynb #56590149
 def placed(
     table: pa.Table,  # as Journal.scored returns it
-    plan: Plan,
+    plan: Plan,  # of the trial
     stage: int,  # whose shares were in force
 ) -> tuple[np.ndarray, np.ndarray]:  # unit of each row; role of each row, "" where it does not count
     "Who sent each row, and for which variant it is evidence."
@@ -130,12 +141,12 @@ def placed(
         roles.append(("challenger" if treated else "champion") if counts else "")
     return units, np.array(roles, dtype=str)
 
-# %% ../../../nbs/rollout/03_evidence.ipynb #9aff9539
+# %% ../../../nbs/rollout/03_evidence.ipynb #abf99fe0
 def evidence(
     table: pa.Table,  # the trial's rows since the stage began, as Journal.scored returns them
-    plan: Plan,
+    plan: Plan,  # of the trial
     stage: int,  # index into plan.stages
-) -> Evidence:
+) -> Evidence:  # of both variants
     "Moments by unit, for every metric that a gate names."
     units, roles = placed(table, plan, stage)
     mask = {role: roles == role for role in ("champion", "challenger")}

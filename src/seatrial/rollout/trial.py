@@ -44,22 +44,22 @@ METRICS = {
 }
 NEEDS_OUTCOME = {"abs_error", "squared_error", "outcome"}
 
-# %% ../../../nbs/rollout/02_trial.ipynb #193a8b31
+# %% ../../../nbs/rollout/02_trial.ipynb #aab0332c
 def one_of(
     name: str,  # of the argument, for the message
-    value: str,
-    known: Iterable[str],
+    value: str,  # what was given
+    known: Iterable[str],  # what is accepted
 ) -> str:  # the value
     "A word that is on the list; a misspelt one is an error, never a pass."
     if value not in (known := tuple(known)):
         raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
     return value
 
-# %% ../../../nbs/rollout/02_trial.ipynb #b1fe6b17
+# %% ../../../nbs/rollout/02_trial.ipynb #2bdcb91d
 def number(
     name: str,  # of the argument, for the message
-    value: float,
-    at_least: float,
+    value: float,  # what was given
+    at_least: float,  # smallest value accepted
 ) -> float:  # the value
     "A finite number that is large enough; no bool, no text."
     if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value) or value < at_least:
@@ -121,8 +121,10 @@ class Plan:
         "The role in which the challenger's version appears in the journal."
         return "shadow" if self.kind == "shadow" else "challenger"
 
-# %% ../../../nbs/rollout/02_trial.ipynb #897c4485
-def check_plan(plan: Plan) -> None:
+# %% ../../../nbs/rollout/02_trial.ipynb #0c8d1c01
+def check_plan(
+    plan: Plan,  # to be checked
+) -> None:
     "Refuse a plan that could not be carried out."
     for name in ("trial", "model", "champion", "challenger"):
         if not (isinstance(getattr(plan, name), str) and getattr(plan, name)):
@@ -134,8 +136,10 @@ def check_plan(plan: Plan) -> None:
     check_numbers(plan)
     check_gates(plan)
 
-# %% ../../../nbs/rollout/02_trial.ipynb #e3a68b07
-def check_numbers(plan: Plan) -> None:
+# %% ../../../nbs/rollout/02_trial.ipynb #a3dacde6
+def check_numbers(
+    plan: Plan,  # to be checked
+) -> None:
     "Times that can pass, units that can be counted, an error rate that is one."
     number("dwell_s", plan.dwell_s, at_least=0)
     number("units_min", plan.units_min, at_least=2)
@@ -145,8 +149,10 @@ def check_numbers(plan: Plan) -> None:
     if not (isinstance(plan.alpha, float) and 0 < plan.alpha < 1):
         raise ValueError(f"alpha must lie inside (0, 1), got {plan.alpha!r}")
 
-# %% ../../../nbs/rollout/02_trial.ipynb #8ecde711
-def check_stages(plan: Plan) -> None:
+# %% ../../../nbs/rollout/02_trial.ipynb #6721ef5c
+def check_stages(
+    plan: Plan,  # to be checked
+) -> None:
     "Shares rise inside (0, 1]; a canary ends at 1, the other kinds have one stage."
     for share in plan.stages:
         if number("stages", share, at_least=0) == 0 or share > 1:
@@ -160,8 +166,10 @@ def check_stages(plan: Plan) -> None:
     if plan.kind == "ab" and plan.stages[0] == 1:
         raise ValueError("stages of kind 'ab' must leave the champion a share, got 1")
 
-# %% ../../../nbs/rollout/02_trial.ipynb #12fc91b7
-def check_gates(plan: Plan) -> None:
+# %% ../../../nbs/rollout/02_trial.ipynb #a42779c6
+def check_gates(
+    plan: Plan,  # to be checked
+) -> None:
     "At least one gate, each metric once a kind, none that lacks its data."
     if not plan.gates:
         raise ValueError(f"gates of trial {plan.trial!r} must not be empty: a trial without a gate proves nothing")
@@ -175,13 +183,17 @@ def check_gates(plan: Plan) -> None:
         if gate.metric == "disagreement" and not (plan.kind == "shadow" and plan.output):
             raise ValueError("the gate on disagreement needs kind 'shadow' and the name of the output")
 
-# %% ../../../nbs/rollout/02_trial.ipynb #60e18ac9
-def plan_to_dict(plan: Plan) -> dict[str, Any]:  # JSON types only
+# %% ../../../nbs/rollout/02_trial.ipynb #58afaffd
+def plan_to_dict(
+    plan: Plan,  # to be checked
+) -> dict[str, Any]:  # JSON types only
     "What the start decision carries as its evidence."
     return asdict(plan) | {"stages": list(plan.stages), "gates": [asdict(g) for g in plan.gates]}
 
-# %% ../../../nbs/rollout/02_trial.ipynb #1e1d883e
-def plan_from_dict(data: Mapping[str, Any]) -> Plan:
+# %% ../../../nbs/rollout/02_trial.ipynb #924f48a8
+def plan_from_dict(
+    data: Mapping[str, Any],  # from `plan_to_dict`
+) -> Plan:  # checked like any other
     "The plan that a start decision carries."
     if unknown := set(data) - {f.name for f in fields(Plan)}:
         raise ValueError(f"a plan has no {', '.join(sorted(unknown))}: was it written by a newer seatrial?")
@@ -190,7 +202,7 @@ def plan_from_dict(data: Mapping[str, Any]) -> Plan:
     except TypeError as e:
         raise ValueError(f"a plan could not be read: {e}") from e
 
-# %% ../../../nbs/rollout/02_trial.ipynb #1317a0a6
+# %% ../../../nbs/rollout/02_trial.ipynb #65054cd2
 def draft(
     kind: str,  # shadow | ab | canary
     trial: str,  # its name
@@ -202,7 +214,7 @@ def draft(
     outcome: str = "",  # name of the outcome; empty: none is expected
     better: str = "lower",  # direction of the metric
     **changes: Any,  # any other field of Plan
-) -> Plan:
+) -> Plan:  # checked like any other
     "A plan with the house rules: its gates follow from the kind."
     one_of("kind", kind, KINDS)
     metric = metric or ("abs_error" if outcome else "")
@@ -215,12 +227,12 @@ def draft(
     rules |= {"outcome": outcome, "stages": stages, "gates": tuple(gates)} | changes
     return Plan(trial, model, champion, challenger, kind=kind, **rules)
 
-# %% ../../../nbs/rollout/02_trial.ipynb #a3fcc58f
+# %% ../../../nbs/rollout/02_trial.ipynb #3dadfe6d
 @dataclass(frozen=True, slots=True)
 class TrialState:
     "How far a trial has come."
 
-    plan: Plan
+    plan: Plan  # fixed before the first request
     began_s: tuple[float, ...]  # when each stage so far began, seconds since the epoch
     status: str = "running"  # running | promoted | finished | rolled_back | aborted
     held: bool = False  # the last decision was to hold
@@ -245,6 +257,7 @@ class TrialState:
 
     @property
     def last_stage(self) -> bool:
+        "Whether no further stage follows."
         return self.stage == len(self.plan.stages) - 1
 
     def shares(self) -> dict[str, float]:
@@ -259,12 +272,12 @@ class TrialState:
 # %% ../../../nbs/rollout/02_trial.ipynb #9566742a
 ENDS = {"promote": "promoted", "finish": "finished", "rollback": "rolled_back", "abort": "aborted"}
 
-# %% ../../../nbs/rollout/02_trial.ipynb #ce02eebc
+# %% ../../../nbs/rollout/02_trial.ipynb #65627bee
 def moved(
-    state: TrialState,
+    state: TrialState,  # before the decision
     kind: str,  # of the decision
     time_s: float,  # of the decision, seconds since the epoch
-    reason: str = "",
+    reason: str = "",  # of the decision
     evidence: Mapping[str, Any] | None = None,  # of the decision: may name the stage that it judged, and the verdict
 ) -> TrialState:  # the same object where the decision does not apply
     "The state after one decision."

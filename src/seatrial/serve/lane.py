@@ -69,7 +69,7 @@ def opened(
         start += size
     return header, arrays
 
-# %% ../../../nbs/serve/02_lane.ipynb #e7907f32
+# %% ../../../nbs/serve/02_lane.ipynb #a6b8741f
 @dataclass(slots=True, eq=False)
 class Job:
     "One request, or one shadow copy of a request, on its way to a worker."
@@ -78,7 +78,7 @@ class Job:
     inputs: dict[str, np.ndarray]  # checked, rows along the first dimension
     rows: int  # of every input
     ticket: Any = None  # the front's own
-    arrived_s: float = field(default_factory=time.monotonic)
+    arrived_s: float = field(default_factory=time.monotonic)  # at the front
     sent_s: float = 0.0  # when it last left for a worker
     tries: int = 0  # workers that it was sent to
     gone: bool = False  # nobody waits any more
@@ -100,9 +100,9 @@ def load(
         rows += 0 if job.gone else job.rows
     return taken
 
-# %% ../../../nbs/serve/02_lane.ipynb #be815d79
+# %% ../../../nbs/serve/02_lane.ipynb #23bf52d5
 def groups(
-    jobs: Iterable[Job],
+    jobs: Iterable[Job],  # in the order of their arrival
 ) -> list[list[Job]]:  # of one model, one version and one shape each
     "Jobs that may be stacked into one batch."
     found: dict[tuple, list[Job]] = {}
@@ -128,12 +128,12 @@ def slices(
     ends = np.cumsum([0, *rows]).tolist()
     return [slice(a, b) for a, b in pairwise(ends)]
 
-# %% ../../../nbs/serve/02_lane.ipynb #8572ce89
+# %% ../../../nbs/serve/02_lane.ipynb #d006e0aa
 @dataclass(slots=True)
 class Reply:
     "What a worker says about one group of jobs."
 
-    jobs: list[Job]
+    jobs: list[Job]  # that were sent together
     outputs: dict[str, np.ndarray]  # rows of the jobs that worked, in order
     features: dict[str, np.ndarray]  # the same rows
     failures: dict[int, tuple[int, str]]  # index of a job to status and sentence
@@ -145,12 +145,12 @@ class Reply:
         jobs = [job for i, job in enumerate(self.jobs) if i not in self.failures]
         return list(zip(jobs, slices(job.rows for job in jobs), strict=True))
 
-# %% ../../../nbs/serve/02_lane.ipynb #22791261
+# %% ../../../nbs/serve/02_lane.ipynb #c5c13cb6
 def reply(
     jobs: list[Job],  # that were sent
     header: dict,  # of the worker's frame
     arrays: Mapping[str, np.ndarray],  # of the worker's frame: "o:name" an output, "watched" the features, one a row
-) -> Reply:
+) -> Reply:  # ready to be handed over
     "A worker's frame, beside the jobs that it answers."
     outputs = {name[2:]: array for name, array in arrays.items() if name.startswith("o:")}
     features = dict(zip(header.get("watch", ()), arrays.get("watched", np.empty((0, 0))), strict=False))
@@ -191,10 +191,10 @@ class Lane(asyncio.Protocol):
     def connection_lost(self, error):
         fallen(self)
 
-# %% ../../../nbs/serve/02_lane.ipynb #9b67a278
+# %% ../../../nbs/serve/02_lane.ipynb #9cab9bbf
 def offer(
-    lane: Lane,
-    job: Job,
+    lane: Lane,  # the near end
+    job: Job,  # a request on its way
     shadow: bool = False,  # a copy for which nobody waits
 ) -> None:
     "Let a job in, or refuse it: 429 when the queue is full, 503 when no worker has been there for a while."
@@ -209,9 +209,9 @@ def offer(
         lane.due = True
         asyncio.get_running_loop().call_soon(depart, lane)
 
-# %% ../../../nbs/serve/02_lane.ipynb #423df7a9
+# %% ../../../nbs/serve/02_lane.ipynb #69416ee0
 def depart(
-    lane: Lane,
+    lane: Lane,  # the near end
 ) -> None:
     "Send the next load, if the lane is free."
     lane.due = False
@@ -221,9 +221,9 @@ def depart(
     lane.rows -= sum(job.rows for job in jobs)
     lane.wire.writelines([sealed(lane, group) for group in groups(job for job in jobs if not job.gone)])
 
-# %% ../../../nbs/serve/02_lane.ipynb #7d98a25f
+# %% ../../../nbs/serve/02_lane.ipynb #1d92fa2c
 def sealed(
-    lane: Lane,
+    lane: Lane,  # the near end
     jobs: list[Job],  # of one group
 ) -> bytes:  # a frame
     "Enter a group into the list of what is under way, and pack it."
@@ -249,9 +249,9 @@ def messages(
     del inbox[:start]
     return found
 
-# %% ../../../nbs/serve/02_lane.ipynb #602d7e0b
+# %% ../../../nbs/serve/02_lane.ipynb #48d5e4cb
 def arrived(
-    lane: Lane,
+    lane: Lane,  # the near end
     message: bytes,  # from the worker
 ) -> None:
     "Hand a worker's message to whoever waits for it, and let the next load go."
@@ -275,9 +275,9 @@ def arrived(
         for job in jobs:
             lane.lost(job, Refused(503, f"the answer could not be handed over ({type(error).__name__}: {error})"))
 
-# %% ../../../nbs/serve/02_lane.ipynb #93353915
+# %% ../../../nbs/serve/02_lane.ipynb #fb79e050
 async def ask(
-    lane: Lane,
+    lane: Lane,  # the near end
     question: dict,  # anything JSON
 ) -> dict:  # the worker's answer
     "Ask the worker something; 503 if it is not there or dies over it."
@@ -288,9 +288,9 @@ async def ask(
     lane.wire.write(frame({"id": number, **question}, {}))
     return await waiter
 
-# %% ../../../nbs/serve/02_lane.ipynb #5f54fa9c
+# %% ../../../nbs/serve/02_lane.ipynb #c0b3cfda
 def fallen(
-    lane: Lane,
+    lane: Lane,  # the near end
 ) -> None:
     "The worker is gone: put back what it held, and tell whom it will not answer."
     lane.away.set()
@@ -310,9 +310,9 @@ def fallen(
             job.gone = True
             lane.lost(job, Refused(503, "two workers died with this request inside; it is not sent to a third"))
 
-# %% ../../../nbs/serve/02_lane.ipynb #59668bf1
+# %% ../../../nbs/serve/02_lane.ipynb #b268f7cc
 def sweep(
-    lane: Lane,
+    lane: Lane,  # the near end
     timeout_s: float,  # how long a job may take in all
 ) -> bool:  # does anybody still wait?
     "Tell those who have waited too long."
@@ -329,9 +329,9 @@ def sweep(
         lane.rows, _, _ = 0, lane.live.clear(), lane.shadows.clear()
     return bool(lane.live or lane.sent)
 
-# %% ../../../nbs/serve/02_lane.ipynb #c0c82632
+# %% ../../../nbs/serve/02_lane.ipynb #09b581de
 async def keep(
-    lane: Lane,
+    lane: Lane,  # the near end
     up: Callable[[], None] = lambda: None,  # called after each connection
     pause_s: float = 0.03,  # between attempts
 ) -> None:

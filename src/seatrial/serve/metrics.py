@@ -1,6 +1,6 @@
 r"""What does it cost to count every request, and what may be left to the moment when somebody asks?
 
-**Method.** A counter that is touched for every request is paid for every request: 0.8 µs for an increment in the Prometheus client, 1.8 µs for an observation in a histogram. Here the server pays once for each *batch*: a handful of additions to plain lists for each model, version and variant. Names, labels and cumulative sums, which are what makes the exposition expensive, are made when `/metrics` is read, every few seconds.
+**Method.** A counter that is touched for every request is paid for every request: about a microsecond for each counter and histogram of the Prometheus client. Here the server pays once for each *batch*: a handful of additions to plain lists for each model, version and variant. Names, labels and cumulative sums, which are what makes the exposition expensive, are made when `/metrics` is read, every few seconds.
 
 A histogram with bucket edges $e_1 < \dots < e_k$ counts each value $x$ in the first bucket with $x \le e_i$; Prometheus wants the cumulative counts $C_i = \#\{x \le e_i\}$, the sum and the number of values. Counts and sums over batches add up, so nothing is lost by adding them in lumps.
 
@@ -51,15 +51,15 @@ class Buckets:
         edges = [*(f"{edge:g}" for edge in self.edges), "+Inf"]
         return list(zip(edges, accumulate(self.counts), strict=True))
 
-# %% ../../../nbs/serve/05_metrics.ipynb #791b161a
+# %% ../../../nbs/serve/05_metrics.ipynb #b817294b
 @dataclass
 class Series:
     "What one version did in one role."
 
-    requests: int = 0
-    rows: int = 0
-    latency: Buckets = field(default_factory=lambda: Buckets(LATENCY_S))
-    batches: Buckets = field(default_factory=lambda: Buckets(BATCH_ROWS))
+    requests: int = 0  # answered
+    rows: int = 0  # answered
+    latency: Buckets = field(default_factory=lambda: Buckets(LATENCY_S))  # arrival to answer, seconds
+    batches: Buckets = field(default_factory=lambda: Buckets(BATCH_ROWS))  # rows that shared a batch
 
     def add(
         self,
@@ -96,9 +96,9 @@ class Tally(Collector):
         "The exposition."
         return generate_latest(self.registry)
 
-# %% ../../../nbs/serve/05_metrics.ipynb #0095dd86
+# %% ../../../nbs/serve/05_metrics.ipynb #cc4f25cd
 def answered(
-    tally: Tally,
+    tally: Tally,  # where it is counted
     labels: tuple[str, str, str],  # model, version, variant
     latencies_s: Sequence[float],  # of each request, arrival to answer
     rows: int,  # of the batch
@@ -108,9 +108,9 @@ def answered(
         tally.series[labels] = Series()
     tally.series[labels].add(latencies_s, rows)
 
-# %% ../../../nbs/serve/05_metrics.ipynb #b3f03492
+# %% ../../../nbs/serve/05_metrics.ipynb #e599881f
 def refused(
-    tally: Tally,
+    tally: Tally,  # where it is counted
     status: int,  # HTTP status
     labels: tuple[str, str, str] = ("", "", ""),  # model, version, variant, as far as known
 ) -> None:
@@ -121,9 +121,9 @@ def refused(
 # %% ../../../nbs/serve/05_metrics.ipynb #c5df20ab
 LABELS = ("model", "version", "variant")
 
-# %% ../../../nbs/serve/05_metrics.ipynb #845cd140
+# %% ../../../nbs/serve/05_metrics.ipynb #e3cfd1ab
 def families(
-    tally: Tally,
+    tally: Tally,  # where it is counted
 ) -> Iterable:  # metric families
     "The lists as Prometheus families."
     requests = CounterMetricFamily("seatrial_requests", "Requests answered.", labels=LABELS)

@@ -54,12 +54,12 @@ class Policy:
     champion: str  # that answers outside of trials; empty: none was named
     state: TrialState | None = None  # of the trial that is live
 
-# %% ../../../nbs/serve/04_routing.ipynb #6529b5af
+# %% ../../../nbs/serve/04_routing.ipynb #9aaa9e8d
 def way(
-    policy: Policy,
+    policy: Policy,  # of the model
     unit: str,  # who is randomized, not empty
     version: str = "",  # that the URL names; empty: the trial decides
-) -> Route:
+) -> Route:  # who answers, in which role
     "Who answers a request of this unit."
     if version:
         if version not in policy.versions:
@@ -72,11 +72,11 @@ def way(
         raise Refused(404, f"model {policy.model!r} has no champion; name a version in the URL or set the alias")
     return Route(policy.champion)
 
-# %% ../../../nbs/serve/04_routing.ipynb #4cf232ba
+# %% ../../../nbs/serve/04_routing.ipynb #cb47effc
 def tried(
     state: TrialState,  # of a live trial
     unit: str,  # who is randomized
-) -> Route:
+) -> Route:  # who answers, in which role
     "Who answers a request of this unit while a trial is live."
     plan, shares = state.plan, state.shares()
     variant = assign(unit, plan.salt, shares)
@@ -84,9 +84,9 @@ def tried(
     version = plan.challenger if variant == "challenger" else plan.champion
     return Route(version, variant, plan.trial, shares[variant], plan.challenger if copied else "")
 
-# %% ../../../nbs/serve/04_routing.ipynb #978097d7
+# %% ../../../nbs/serve/04_routing.ipynb #80ffd84c
 def policies(
-    shelf: Shelf,
+    shelf: Shelf,  # what is published
     states: Mapping[str, TrialState],  # model to its latest trial
     promoted: Mapping[str, str],  # model to the version that was promoted, until an alias decision follows
     only: str | None = None,  # this model alone
@@ -143,9 +143,9 @@ class Router:
             raise Refused(404, f"no model named {model!r} is registered; registered: {there}")
         return way(policy, unit, version)
 
-# %% ../../../nbs/serve/04_routing.ipynb #639b95af
+# %% ../../../nbs/serve/04_routing.ipynb #9b38a5a7
 def refresh(
-    router: Router,
+    router: Router,  # whose table is replaced
 ) -> bool:  # did anything change?
     "Read what is new and replace the table; whatever cannot be read leaves it as it was."
     try:
@@ -160,9 +160,9 @@ def refresh(
     router.table, router.last_id = table, max([router.last_id, *(d.id for d in new)])
     return changed
 
-# %% ../../../nbs/serve/04_routing.ipynb #5452b597
+# %% ../../../nbs/serve/04_routing.ipynb #d3096f3b
 def watch(
-    router: Router,
+    router: Router,  # whose table is replaced
     interval_s: float,  # between looks
     stop: threading.Event,  # set: return
     changed: Callable[[], None] = lambda: None,  # called after each change, in this thread

@@ -68,9 +68,9 @@ class Pool:
                 self.engines[model, version] = engine
             return self.engines[model, version]
 
-# %% ../../../nbs/serve/03_worker.ipynb #04166313
+# %% ../../../nbs/serve/03_worker.ipynb #83c6f999
 def computed(
-    engine: Engine,
+    engine: Engine,  # of the version
     inputs: Mapping[str, np.ndarray],  # all rows
     rows_max: int,  # of one pass through the engine
 ) -> dict[str, np.ndarray]:  # outputs as "o:name", all watched features as "watched"
@@ -86,10 +86,10 @@ def computed(
         pieces.append(outputs | {"watched": np.array(columns).reshape(len(columns), -1)})  # (features, rows)
     return joined(pieces)
 
-# %% ../../../nbs/serve/03_worker.ipynb #f2ef245b
+# %% ../../../nbs/serve/03_worker.ipynb #0b7a53a4
 def joined(
     pieces: list[dict[str, np.ndarray]],  # from `computed`, in order
-) -> dict[str, np.ndarray]:
+) -> dict[str, np.ndarray]:  # as if in one piece
     "Pieces of one batch, put together: outputs by rows, features by columns."
     if len(pieces) == 1:
         return pieces[0]
@@ -109,9 +109,9 @@ def blame(
         return 400, str(error)
     return 503, f"the model failed on this request ({type(error).__name__}: {error})"
 
-# %% ../../../nbs/serve/03_worker.ipynb #cff32674
+# %% ../../../nbs/serve/03_worker.ipynb #fe817aea
 def answered(
-    pool: Pool,
+    pool: Pool,  # the versions that are open
     header: dict,  # of the lane's frame: model, version, rows of each job
     inputs: Mapping[str, np.ndarray],  # all rows
     rows_max: int,  # of one pass through the engine
@@ -129,9 +129,9 @@ def answered(
     said["watch"] = pool.engines[key].bundle.watch if key in pool.engines else ()
     return said | {"seconds": time.perf_counter() - start}, arrays
 
-# %% ../../../nbs/serve/03_worker.ipynb #5aa5f709
+# %% ../../../nbs/serve/03_worker.ipynb #4e1fc3fd
 def singly(
-    engine: Engine,
+    engine: Engine,  # of the version
     rows: list[int],  # of each job
     inputs: Mapping[str, np.ndarray],  # all rows
     rows_max: int,  # of one pass through the engine
@@ -174,10 +174,10 @@ def exactly(
             found += got
     return found if len(found) == size else None
 
-# %% ../../../nbs/serve/03_worker.ipynb #a3e47318
+# %% ../../../nbs/serve/03_worker.ipynb #8c6824b6
 def handle(
-    pool: Pool,
-    visitor: Visitor,
+    pool: Pool,  # the versions that are open
+    visitor: Visitor,  # who asks
     message: bytes,  # without its first four bytes
     rows_max: int,  # of one pass through the engine
 ) -> None:
@@ -188,10 +188,10 @@ def handle(
     else:
         visitor.say(*answered(pool, header, inputs, rows_max))
 
-# %% ../../../nbs/serve/03_worker.ipynb #85672f36
+# %% ../../../nbs/serve/03_worker.ipynb #1067e57d
 def fetch(
-    pool: Pool,
-    visitor: Visitor,
+    pool: Pool,  # the versions that are open
+    visitor: Visitor,  # who asks
     header: dict,  # id and load: [model, version]
 ) -> None:
     "Load a version and tell its signature, or why it cannot be loaded."
@@ -223,9 +223,9 @@ class Loop:
         self.leaving = True
         self.ring.send(b".")
 
-# %% ../../../nbs/serve/03_worker.ipynb #07a58023
+# %% ../../../nbs/serve/03_worker.ipynb #01fcdfbb
 def serve_visitors(
-    loop: Loop,
+    loop: Loop,  # what is watched
 ) -> None:
     "Serve until the parent dies, or until told to leave and nobody is there."
     while not (loop.leaving and not loop.visitors):
@@ -246,21 +246,21 @@ def serve_visitors(
                 key.fileobj.close()
                 loop.visitors -= 1
 
-# %% ../../../nbs/serve/03_worker.ipynb #20ab0884
+# %% ../../../nbs/serve/03_worker.ipynb #6c513cee
 def pause_s(
     starts: list[float],  # times of earlier starts, seconds
-    now_s: float,
+    now_s: float,  # seconds since 1970
     window_s: float = 60.0,  # what counts as recent
-    longest_s: float = 30.0,
+    longest_s: float = 30.0,  # the longest pause
 ) -> float:  # before this start
     "Nothing for the first two restarts in a minute, then 1, 2, 4 … seconds."
     recent = sum(now_s - start < window_s for start in starts)
     return 0.0 if recent < 3 else min(longest_s, 2.0 ** (recent - 3))
 
-# %% ../../../nbs/serve/03_worker.ipynb #50d47cf0
+# %% ../../../nbs/serve/03_worker.ipynb #8987c871
 def noted(
     path: Path,  # one time a line; need not exist
-    now_s: float,
+    now_s: float,  # seconds since 1970
 ) -> list[float]:  # earlier starts
     "Earlier starts; this one is added."
     starts = [float(line) for line in path.read_text().split()] if path.exists() else []

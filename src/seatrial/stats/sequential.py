@@ -164,15 +164,15 @@ def restored(
     arms = {arm: Moments(**saved[arm]) for arm in ("control", "treatment")}
     return Running(saved["alpha"], saved["tuned_for"], **arms)
 
-# %% ../../../nbs/stats/03_sequential.ipynb #0e24af7e
+# %% ../../../nbs/stats/03_sequential.ipynb #c7862ddd
 @dataclass(slots=True)
 class Running:
     "A comparison that is fed batch by batch, and remembers three numbers for each arm."
 
     alpha: float = 0.05  # chance that any interval of the whole sequence misses
     tuned_for: float = 1000  # effective units at which it is narrowest
-    control: Moments = field(default_factory=Moments)
-    treatment: Moments = field(default_factory=Moments)
+    control: Moments = field(default_factory=Moments)  # what the reference arm has shown
+    treatment: Moments = field(default_factory=Moments)  # what the other arm has shown
 
     def update(self, control: ArrayLike = (), treatment: ArrayLike = ()) -> "Running":
         "Take in the next units of each arm; a batch with a hole changes nothing."

@@ -30,12 +30,12 @@ from torch import nn
 
 from ..base.settings import CannotDo
 
-# %% ../../../nbs/tune/01_progressive.ipynb #caff84e7
+# %% ../../../nbs/tune/01_progressive.ipynb #13320e16
 @dataclass(frozen=True, slots=True)
 class Stage:
     "One step of thawing."
 
-    name: str
+    name: str  # what to call it
     share: float  # of the parts below the head that train: 0 (head only) to 1 (all), rounded up to whole parts
     lr: float  # peak learning rate, > 0
 
@@ -164,12 +164,12 @@ def row_count(
         raise ValueError(f"inputs must have equally many rows, at least 1, got {sizes}")
     return next(iter(sizes.values()))
 
-# %% ../../../nbs/tune/01_progressive.ipynb #7936b09e
+# %% ../../../nbs/tune/01_progressive.ipynb #9ebb4c01
 def predict(
     model: nn.Module,  # on `device` already
     inputs: Mapping[str, np.ndarray],  # prepared arrays, rows first
     batch: int = 64,  # rows at a time
-    device: str = "cpu",
+    device: str = "cpu",  # cpu, cuda or cuda:N
     padded_by: str = "",  # as for `padding`
 ) -> np.ndarray:  # (rows, …) float32, in the order of the rows
     "A network's answers, computed in batches of like length."
@@ -182,27 +182,27 @@ def predict(
     model.train(training)
     return np.concatenate(answers)[np.argsort(np.concatenate(plan))]
 
-# %% ../../../nbs/tune/01_progressive.ipynb #65fcf171
+# %% ../../../nbs/tune/01_progressive.ipynb #388773be
 @dataclass(frozen=True, slots=True)
 class Epoch:
     "One pass over the training rows."
 
-    stage: str
+    stage: str  # its name; "start" for epoch 0
     epoch: int  # within its stage, from 1; 0 is the model as it came
     train_loss: float | None  # mean over the pass, while it was learning; None for epoch 0
-    valid_loss: float
-    seconds: float
+    valid_loss: float  # on the validation rows, afterwards
+    seconds: float  # of the pass and its measurement
     best: bool  # no earlier epoch was better on validation
 
-# %% ../../../nbs/tune/01_progressive.ipynb #eeeb7fbc
+# %% ../../../nbs/tune/01_progressive.ipynb #7825c4c9
 @dataclass(frozen=True, slots=True)
 class Tuned:
     "What a training run did; the best weights are in the model."
 
-    history: tuple[Epoch, ...]
+    history: tuple[Epoch, ...]  # the model as it came, then one line an epoch
     best_stage: str  # "start" if nothing was better than the model as it came
     best_loss: float  # on the validation rows
-    seconds: float
+    seconds: float  # of the whole run
 
     def _repr_markdown_(self) -> str:
         head = "| stage | epoch | train loss | valid loss | seconds | |\n|--|--|--|--|--|--|"
@@ -215,12 +215,12 @@ class Tuned:
 class Diverged(CannotDo):
     "The loss left the numbers; the best weights so far are back in the model."
 
-# %% ../../../nbs/tune/01_progressive.ipynb #03c0e476
+# %% ../../../nbs/tune/01_progressive.ipynb #6c087e7e
 def checked(
-    model: nn.Module,
+    model: nn.Module,  # with `forward` and `parts()`
     data: tuple[Mapping[str, np.ndarray], np.ndarray],  # inputs, targets
     which: str,  # what to call it in a complaint: train or valid
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
+) -> tuple[dict[str, np.ndarray], np.ndarray]:  # inputs by name, targets (rows,) float32
     "Arrays that fit this model, or one sentence about what is wrong with them."
     inputs, targets = {name: np.asarray(a) for name, a in data[0].items()}, np.asarray(data[1], np.float32)
     n = row_count(inputs)
@@ -348,21 +348,21 @@ def _reported(total, progress) -> Iterator[Callable[[str], None]]:
     with tqdm(total=total, disable=None, leave=False, unit="step") as bar:
         yield lambda words: (bar.set_postfix_str(words, refresh=False), bar.update())
 
-# %% ../../../nbs/tune/01_progressive.ipynb #652080e2
+# %% ../../../nbs/tune/01_progressive.ipynb #77c85c1e
 def progressive(
     model: nn.Module,  # with parts(), from head to deepest; trained in place
     train: tuple[Mapping[str, np.ndarray], np.ndarray],  # prepared inputs (rows first), targets (rows,)
     valid: tuple[Mapping[str, np.ndarray], np.ndarray],  # the same for rows that training never sees
-    stages: Sequence[Stage] = STAGES,
+    stages: Sequence[Stage] = STAGES,  # one after the other
     epochs: int = 1,  # in each stage, at most
     batch: int = 32,  # rows in a step
     patience: int = 2,  # epochs in a row without a better validation loss that end a stage
     seed: int = 0,  # of the order of rows and of dropout
-    device: str = "cpu",
+    device: str = "cpu",  # cpu, cuda or cuda:N
     progress: Callable[[int, int, str], None] | None = None,  # (done, total, words); None: a bar, on a terminal only
     loss: Callable = nn.functional.mse_loss,  # (answers, targets) -> their mean loss
     padded_by: str = "",  # as for `padding`
-    weight_decay: float = 0.01,
+    weight_decay: float = 0.01,  # of AdamW, 0 or more
     clip: float = 1.0,  # longest gradient of a step
 ) -> Tuned:  # what happened; the best weights are in the model
     "Fine-tune from the head down, stage by stage, and keep the weights that validation liked best."
