@@ -85,9 +85,10 @@ HELP = "from seatrial.app.cli import run\nrun(['--help'])"
         ("import seatrial.rollout.canary", {"torch", "mlflow", "httpx", "litserve"}),
         ("import seatrial.engine.runtime", {"torch", "mlflow", "sqlalchemy"}),
         ("import seatrial.registry.versions", {"mlflow", "torch"}),
+        ("import seatrial.serve.server", {"torch", "mlflow", "pandas", "sklearn"}),
         ("import seatrial.report.runner", {"mlflow", "papermill", "torch"}),
     ],
-    ids=["help", "package", "base", "stats and drift", "rollout", "engine", "registry", "report"],
+    ids=["help", "package", "base", "stats and drift", "rollout", "engine", "registry", "serve", "report"],
 )
 def test_what_is_heavy_stays_out(code, never):
     assert not loaded_after(code) & never

@@ -36,9 +36,11 @@ Modules:
 - `seatrial.rollout.split`: Who gets which version, and can anybody be moved back?
 - `seatrial.rollout.trial`: What is being tried, how far has it come, and who says so?
 - `seatrial.serve.client`: How do we ask a server as its users do, a thousand times, and believe the latencies?
-- `seatrial.serve.front`: What happens to a request between its last byte in and its first byte out?
+- `seatrial.serve.front`: How does HTTP come in, and how does everything leave as one response?
 - `seatrial.serve.lane`: How do a thousand small requests reach one model without a thousand messages?
 - `seatrial.serve.metrics`: What does it cost to count every request, and what may be left to the moment when somebody asks?
+- `seatrial.serve.office`: What does a server know before anybody asks, and what must it ask only once?
+- `seatrial.serve.passage`: What happens to a request between its body and its answer, and who steps in when something fails?
 - `seatrial.serve.protocol`: What may a client say, and what does it hear when it says it wrong?
 - `seatrial.serve.routing`: Which version answers this request, and how soon does every server know that it changed?
 - `seatrial.serve.server`: How do several processes start, serve, fail and stop as if they were one?

@@ -216,15 +216,16 @@ def test_nobody_survives_a_killed_main_process(tmp_path):
     until(lambda: not any(is_alive(pid) for pid in everybody))
 
 
-def test_sigterm_to_the_whole_group_still_leaves_nobody_and_exits_cleanly(tmp_path, kept):
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)], ids=["SIGTERM", "Ctrl-C"])
+def test_a_signal_to_the_whole_group_leaves_nobody_and_its_own_exit_status(tmp_path, kept, number, status):
     shelve(tmp_path, {"sum": {"1.0.0": [1.0, 1.0]}})
     running = launch(settings=settings_for(tmp_path), port=0, log=tmp_path / "log")
     everybody = family(running.process.pid)
     client = kept(Client(running.url))
     for _ in range(3):
         client.infer("sum", {"x": [1, 2]})
-    os.killpg(running.process.pid, signal.SIGTERM)
-    assert running.process.wait(40) == 0
+    os.killpg(running.process.pid, number)
+    assert running.process.wait(40) == status
     running.stop()
     until(lambda: not any(is_alive(pid) for pid in everybody))
     assert kept(Journal.open(settings_for(tmp_path))).read("predictions").num_rows == 3
