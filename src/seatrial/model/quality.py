@@ -40,7 +40,7 @@ def masked_mean(
     weight = mask.to(vectors.dtype).unsqueeze(-1)  # (batch, tokens) -> (batch, tokens, 1)
     return (vectors * weight).sum(1) / weight.sum(1).clamp(min=1)
 
-# %% ../../../nbs/model/01_quality.ipynb #a0f7affa
+# %% ../../../nbs/model/01_quality.ipynb #762ab702
 class BagScorer(nn.Module):
     "Mean of the embeddings of hashed n-grams, then a line (fastText with one output)."
 
@@ -61,9 +61,11 @@ class BagScorer(nn.Module):
         self,
         ids: torch.Tensor,  # (batch, n) int64, 0 = padding
     ) -> torch.Tensor:  # (batch,) ratings
+        "Rate a batch of hashed texts."
         return self.head(masked_mean(self.embedding(ids), ids != 0)).squeeze(-1)  # (batch, width) -> (batch,)
 
     def parts(self) -> list[nn.Module]:  # from the head to the deepest
+        "What fine-tuning thaws, in that order."
         return [self.head, self.embedding]
 
 # %% ../../../nbs/model/01_quality.ipynb #25e22933
@@ -149,7 +151,7 @@ def top_down(
             inside |= set(module.modules())
     return [*reversed(stack), *([nn.ModuleList(rest)] if rest else [])]
 
-# %% ../../../nbs/model/01_quality.ipynb #a44f00d3
+# %% ../../../nbs/model/01_quality.ipynb #7478c722
 class EncoderScorer(nn.Module):
     "A pretrained encoder's tokens, averaged over the mask, then a small regression head."
 
@@ -169,10 +171,12 @@ class EncoderScorer(nn.Module):
         input_ids: torch.Tensor,  # (batch, tokens) int64
         attention_mask: torch.Tensor,  # (batch, tokens) int64, 0 = padding
     ) -> torch.Tensor:  # (batch,) ratings
+        "Rate a batch of tokenized texts."
         tokens = self.encoder(input_ids=input_ids, attention_mask=attention_mask)[0]  # (batch, tokens, width)
         return self.head(masked_mean(tokens, attention_mask)).squeeze(-1)  # (batch, width) -> (batch,)
 
     def parts(self) -> list[nn.Module]:  # from the head to the deepest
+        "What fine-tuning thaws, in that order."
         return [self.head, *top_down(self.encoder)]
 
 # %% ../../../nbs/model/01_quality.ipynb #a9ff9451

@@ -157,7 +157,7 @@ def reply(
     failures = {int(i): (status, sentence) for i, (status, sentence) in header.get("failures", {}).items()}
     return Reply(jobs, outputs, features, failures, header.get("seconds", 0.0))
 
-# %% ../../../nbs/serve/02_lane.ipynb #500eeafb
+# %% ../../../nbs/serve/02_lane.ipynb #b27c3615
 class Lane(asyncio.Protocol):
     "The HTTP process's end of the socket to a worker."
 
@@ -179,16 +179,19 @@ class Lane(asyncio.Protocol):
         self.away.set()
 
     def connection_made(self, transport):
+        "A worker let us in; it counts when it has said hello."
         self.line = transport
         self.away.clear()
         self.inbox.clear()
 
     def data_received(self, data):
+        "Hand on every message that is complete."
         self.inbox += data
         for message in messages(self.inbox):
             arrived(self, message)
 
     def connection_lost(self, error):
+        "The worker is gone."
         fallen(self)
 
 # %% ../../../nbs/serve/02_lane.ipynb #9cab9bbf

@@ -72,7 +72,7 @@ class Series:
         self.latency.add(latencies_s)
         self.batches.add([rows])
 
-# %% ../../../nbs/serve/05_metrics.ipynb #d727ceb3
+# %% ../../../nbs/serve/05_metrics.ipynb #0c65e1eb
 class Tally(Collector):
     "Everything that `/metrics` tells."
 
@@ -87,9 +87,11 @@ class Tally(Collector):
         self.registry.register(self)
 
     def describe(self):
+        "Nothing: what is told depends on the traffic."
         return []
 
     def collect(self):
+        "The families, made when Prometheus asks."
         return families(self)
 
     def text(self) -> bytes:

@@ -268,7 +268,7 @@ def noted(
         file.write(f"{now_s}\n")
     return starts
 
-# %% ../../../nbs/serve/03_worker.ipynb #ee353f15
+# %% ../../../nbs/serve/03_worker.ipynb #cdcf731e
 class Silent(LitSpec):
     "No endpoint: requests come through the lane."
 
@@ -277,9 +277,11 @@ class Silent(LitSpec):
         self.api_path = "/lane"
 
     def decode_request(self, request, context_kwargs):
+        "What LitServe asks of every spec; never called."
         return request
 
     def encode_response(self, output, context_kwargs):
+        "What LitServe asks of every spec; never called."
         return output
 
 # %% ../../../nbs/serve/03_worker.ipynb #87ce3b4e
@@ -292,7 +294,7 @@ class SocketLoop(LitLoop):
         serve_visitors(loop)
         os._exit(0)  # threads that still load a version need not be waited for
 
-# %% ../../../nbs/serve/03_worker.ipynb #cadf3af8
+# %% ../../../nbs/serve/03_worker.ipynb #2314d8ce
 class Worker(LitAPI):
     "The worker process, as LitServe sees it."
 
@@ -317,4 +319,5 @@ class Worker(LitAPI):
         self.door.listen()
 
     def predict(self, x):
+        "What LitServe asks of every API; predictions come through the lane."
         return x
