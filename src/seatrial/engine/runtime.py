@@ -6,7 +6,7 @@
 2. *prepare* it as the bundle says;
 3. *infer*: give the graph the tensors that it names, and check that as many rows came back as went in.
 
-Two runtimes stand behind it. `onnx` is [ONNX Runtime](https://onnxruntime.ai), a compiled library of 45 MB that starts in a fraction of a second; this is what serves. `torch` runs a torch program (`.pt2`) or a live module; this is what a notebook compares with. PyTorch is imported only when it is asked for: a server that runs ONNX graphs never pays for it.
+Two runtimes stand behind it. `onnx` is [ONNX Runtime](https://onnxruntime.ai), a compiled library that takes 45 MB of memory and starts in a fraction of a second; this is what serves. `torch` runs a torch program (`.pt2`) or a live module; this is what a notebook compares with. PyTorch is imported only when it is asked for: a server that runs ONNX graphs never pays for it.
 
 A device that is not there is an error. A runtime that quietly falls back to the CPU answers correctly and twenty times too slowly, which is the kind of fault that is found by a customer.
 
