@@ -47,13 +47,14 @@ def settings_of(ctx: typer.Context):
 
     return load(ctx.obj or None)
 
-# %% ../../../nbs/app/04_cli.ipynb #114e9ccb
+# %% ../../../nbs/app/04_cli.ipynb #4764fa4e
 def tell_version(wanted: bool):
+    "Print the version and leave, before anything else is looked at."
     if wanted:
         print(__version__)
         raise typer.Exit(0)
 
-# %% ../../../nbs/app/04_cli.ipynb #f7525f6e
+# %% ../../../nbs/app/04_cli.ipynb #876190f4
 @app.callback()
 def root(
     ctx: typer.Context,
@@ -63,6 +64,7 @@ def root(
         bool, typer.Option("--version", callback=tell_version, is_eager=True, help="Print the version.")
     ] = False,
 ):
+    "Takes a machine-learning model from the notebook to production, and keeps it honest there."
     ctx.obj = settings
 
 # %% ../../../nbs/app/04_cli.ipynb #d0cf82d7
@@ -368,7 +370,7 @@ def journal(
     rows = found.sort_by("time_s").slice(max(0, found.num_rows - last)).to_pylist()
     show(rows if as_json else [brief(kind, row) for row in rows], as_json, kind)
 
-# %% ../../../nbs/app/04_cli.ipynb #4d476970
+# %% ../../../nbs/app/04_cli.ipynb #2b5515b9
 def brief(
     kind: str,  # predictions, outcomes or decisions
     row: dict,  # of the journal

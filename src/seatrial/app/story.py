@@ -167,7 +167,7 @@ def keep(story: Story, name: str):
         step.evidence = "; ".join(f"{r.variant}: {r.verdict}, {r.reason}" for r in found.rows)
     return found
 
-# %% ../../../nbs/app/02_story.ipynb #3706ea97
+# %% ../../../nbs/app/02_story.ipynb #e9b87275
 def register(story: Story, registry, name: str, found=None) -> str:
     "Register a bundle with its error on the exam; its version number."
     from seatrial.base.data import data_hash
@@ -176,16 +176,13 @@ def register(story: Story, registry, name: str, found=None) -> str:
 
     inputs, truth = arrays(story.parts["exam"])
     measured = scores(truth, load(story.bundles[name]).run(inputs)["rating"])
-    lineage = {"data": data_hash(story.parts["train"]), "notebook": "nbs/app/01_demo.ipynb"}
+    lineage = {"data": data_hash(story.parts["train"]), "notebook": "nbs/app/02_story.ipynb"}
     lineage |= {"fit": found.to_dict()} if found else {}
     version = registry.register(
         story.bundles[name], name=MODEL, metrics={"mae": measured.mae, "r2": measured.r2}, lineage=lineage
     )
     story.versions[name] = version.version
     return f"{name} is {version.version}: mean absolute error {measured.mae:.2f}, R² {measured.r2:.2f}"
-
-
-MODEL = "film-quality"
 
 # %% ../../../nbs/app/02_story.ipynb #acd595a5
 MODEL = "film-quality"
