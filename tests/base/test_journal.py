@@ -1,5 +1,6 @@
 "The journal: what was acknowledged is found, once, wherever it lies and whatever was killed."
 
+import contextlib
 import json
 import math
 import os
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 
 from seatrial.base import spool
 from seatrial.base.journal import DAY_S, Decision, Journal, Outcome, Prediction, tend, unpack
+from seatrial.base.ledger import edition
 from seatrial.base.settings import CannotDo, Settings, load
 
 START_S = 1_760_000_000 // DAY_S * DAY_S  # a midnight
@@ -726,6 +728,20 @@ def test_tending_drains_rolls_and_outlives_a_disk_that_refuses(journal, caplog):
 
 
 # --- decisions and leases ------------------------------------------------------------------------------------------
+
+
+def test_an_edition_is_new_after_a_commit_of_anybody_and_only_then(journal):
+    with contextlib.closing(Journal(journal.folder)) as other:
+        old = edition(journal)
+        assert edition(journal) == old and other.decisions() == [] and edition(journal) == old
+        for somebody in (journal, other):
+            somebody.decide(Decision("start", "quality", "t1"))
+            assert edition(journal) != old
+            old = edition(journal)
+        journal.append([prediction(0)])
+        assert edition(journal) == old  # the spool is no commit
+        journal.drain()
+        assert edition(journal) != old
 
 
 def test_decisions_are_numbered_timed_and_found_after_a_number(journal):

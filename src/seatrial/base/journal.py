@@ -343,7 +343,7 @@ class Journal(Archive, AbstractContextManager):
     def __exit__(self, *error) -> None:
         self.close()
 
-# %% ../../../nbs/base/06_journal.ipynb #4d1a9396
+# %% ../../../nbs/base/06_journal.ipynb #5e45debd
 def tend(
     journal: Journal,  # to drain and to roll
     stop: threading.Event,  # ends the loop, after a last round
@@ -351,13 +351,15 @@ def tend(
     hot_days: int = 7,  # that stay in the table
 ) -> None:
     "Drain and roll until told to stop; meant for a thread of its own."
-    said, last = "", False
+    said, rolled, last = "", None, False
     while not last:
-        last = stop.wait(interval_s)
+        last, today = stop.wait(interval_s), journal.clock() // DAY_S
         try:
-            journal.roll(journal.clock() - hot_days * DAY_S)
-            said = ""
+            if journal.drain() or today != rolled:
+                journal.roll(journal.clock() - hot_days * DAY_S)
+            said, rolled = "", today
         except CannotDo as error:
+            rolled = None
             if str(error) != said:
                 logging.getLogger(__name__).warning("%s", error)
             said = str(error)

@@ -8,7 +8,7 @@ Docs: https://seatrial.github.io/seatrial/base/ledger.html.md"""
 
 # %% auto #0
 __all__ = ['SQL', 'METADATA', 'TABLES', 'SPOOLS', 'LEASES', 'Terms', 'sql_table', 'backend', 'connected', 'upsert', 'insert',
-           'terms', 'where', 'hot', 'take', 'decided', 'evidence_text', 'decision', 'Ledger']
+           'terms', 'where', 'hot', 'take', 'decided', 'evidence_text', 'decision', 'Ledger', 'edition']
 
 # %% ../../../nbs/base/05_ledger.ipynb #02eca77d
 import contextlib
@@ -239,3 +239,17 @@ class Ledger:
     def forked(self) -> None:
         "A child must not use its parent's connections."
         self.engine.dispose(close=False)
+
+# %% ../../../nbs/base/05_ledger.ipynb #71780082
+def edition(
+    ledger: Ledger,  # that may have changed
+) -> tuple:  # equal to an earlier one: nothing was committed since
+    "What to compare before asking again (sqlite.org/pragma.html#pragma_data_version)."
+    if ledger.engine.dialect.name != "sqlite":
+        return (object(),)  # equal to none but itself
+    try:
+        with contextlib.closing(ledger.engine.raw_connection()) as wire:
+            own = wire.info.setdefault("own", object())  # counts of two connections do not compare
+            return own, wire.total_changes, wire.execute("PRAGMA data_version").fetchone()
+    except (sa.exc.DBAPIError, sqlite3.Error) as error:
+        raise CannotDo(f"the journal {ledger.engine.url} cannot be read ({error}): check the disk") from error

@@ -20,12 +20,13 @@ Docs: https://seatrial.github.io/seatrial/serve/routing.html.md"""
 # %% auto #0
 __all__ = ['Route', 'Policy', 'way', 'tried', 'policies', 'promotions', 'Router', 'refresh', 'watch']
 
-# %% ../../../nbs/serve/04_routing.ipynb #c6426da8
+# %% ../../../nbs/serve/04_routing.ipynb #7b8b7e5d
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from ..base.journal import Journal
+from ..base.ledger import edition
 from ..base.record import Decision
 from ..base.settings import CannotDo
 from ..registry.manifest import Shelf
@@ -114,7 +115,7 @@ def promotions(
             pending.pop(decision.model, None)
     return pending
 
-# %% ../../../nbs/serve/04_routing.ipynb #7b3e683c
+# %% ../../../nbs/serve/04_routing.ipynb #c2278b4c
 class Router:
     "The policies of all models, kept fresh."
 
@@ -128,7 +129,7 @@ class Router:
         self.table: dict[str, Policy] = {}
         self.states: dict[str, TrialState] = {}
         self.pending: dict[str, str] = {}
-        self.last_id, self.trouble = 0, ""
+        self.last_id, self.edition, self.trouble = 0, None, ""
 
     def route(
         self,
@@ -143,20 +144,21 @@ class Router:
             raise Refused(404, f"no model named {model!r} is registered; registered: {there}")
         return way(policy, unit, version)
 
-# %% ../../../nbs/serve/04_routing.ipynb #9b38a5a7
+# %% ../../../nbs/serve/04_routing.ipynb #d57b836a
 def refresh(
     router: Router,  # whose table is replaced
 ) -> bool:  # did anything change?
     "Read what is new and replace the table; whatever cannot be read leaves it as it was."
     try:
-        new = router.journal.decisions(after_id=router.last_id)
+        now = edition(router.journal)
+        new = [] if now == router.edition else router.journal.decisions(after_id=router.last_id)
         states, pending = fold(new, router.states), promotions(new, router.pending)
         table = policies(router.shelf, states, pending, router.only)
     except (CannotDo, ValueError, OSError) as error:
         router.trouble = str(error)
         return False
     changed = table != router.table
-    router.states, router.pending, router.trouble = states, pending, ""
+    router.states, router.pending, router.edition, router.trouble = states, pending, now, ""
     router.table, router.last_id = table, max([router.last_id, *(d.id for d in new)])
     return changed
 

@@ -190,13 +190,13 @@ class Chores:
     failed: str = ""  # why the server must stop by itself
     told: int = 0  # the signal that ended it
 
-# %% ../../../nbs/serve/09_server.ipynb #bb1bad73
+# %% ../../../nbs/serve/09_server.ipynb #fcb7ce1e
 class Fleet(LitServer):
     "LitServe's processes, and ours."
 
     def __init__(self, worker: Worker, chores: Chores):
         super().__init__(worker, accelerator="cpu", restart_workers=True, timeout=False)
-        self.chores, self.monitor_internal = chores, 0.1
+        self.chores, self.monitor_internal = chores, 0.25  # s: starting a worker takes several times as long
 
     def _start_server(self, *args, **kwargs):
         servers = super()._start_server(*args, **kwargs)
