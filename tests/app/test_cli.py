@@ -10,7 +10,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from seatrial.app.cli import run
+from seatrial.app.cli import answer, run
+from seatrial.app.console import columns, show, visits_of
+from seatrial.base.settings import load
+from seatrial.engine.bundle import Signature, TensorSpec
+from seatrial.registry.versions import Registry
 
 
 def doubling(path, factor=2.0):
@@ -118,6 +122,42 @@ def test_a_mistake_gets_one_sentence_and_its_status(ask, registered, place, argv
     assert got == status, err
     assert re.search(words, err), err
     assert len(err.strip().splitlines()) <= 2
+
+
+def test_a_table_shows_text_that_looks_like_markup(ask, capsys):
+    capsys.readouterr()
+    show([{"unit": "[/b]", "setting": "[paths] artifacts", "answer": [True]}], as_json=False, title="[red]")
+    said = capsys.readouterr().out
+    assert all(word in said for word in ("[/b]", "[paths] artifacts", "[true]", "[red]"))
+
+
+def test_a_table_of_numbers_is_read_by_its_numbered_columns(place):
+    signature = Signature((TensorSpec("x", "FP32", (-1, 2)),), (TensorSpec("y", "FP32", (-1,)),))
+    (place / "rows.csv").write_text("x.0,x.1,y\n1,2,3\n4,5,\n")
+    inputs, truth = columns(place / "rows.csv", signature, "y")
+    np.testing.assert_array_equal(inputs["x"], [[1, 2], [4, 5]])
+    assert [v.outcome for v in visits_of(inputs, truth, clients=1)] == [3.0, None], "no truth is no outcome"
+    with pytest.raises(ValueError, match=r"x\.2"):
+        columns(place / "rows.csv", Signature((TensorSpec("x", "FP32", (-1, 3)),), signature.outputs))
+
+
+def test_a_value_that_would_lose_something_is_refused(ask, registered):
+    status, _, err = ask("predict", "mine", "--inputs", '{"x": [[1, 2, 1e300]]}')
+    assert status == 2
+    assert "x" in err
+
+
+def test_a_version_in_two_roles_shows_both(ask, registered, place):
+    with Registry(load()) as registry:
+        registry.alias("mine", "shadow", "1.0.0", reason="a test", actor="test")
+    rows = json.loads(ask("list", "mine", "--json")[1])
+    assert rows[0]["alias"] == "champion, shadow"
+
+
+def test_what_nobody_foresaw_is_one_sentence_with_status_3(capsys):
+    assert answer(RuntimeError("the moon is in the way")) == 3
+    said = capsys.readouterr().err
+    assert "the moon is in the way" in said and "--traceback" in said
 
 
 def test_a_flipped_byte_is_named_and_not_served(ask, registered, place):

@@ -9,9 +9,9 @@ Docs: https://seatrial.github.io/seatrial/app/cli.html.md"""
 
 # %% auto #0
 __all__ = ['app', 'trials', 'Json', 'Name', 'Why', 'settings_of', 'tell_version', 'root', 'init', 'demo', 'fit', 'temporary',
-           'register', 'listing', 'serve', 'predict', 'load', 'address', 'trial_start', 'trial_abort', 'stamp',
-           'controller_of', 'trial_show', 'trial_watch', 'promote', 'rollback', 'report', 'journal', 'brief', 'short',
-           'clock', 'settings_table', 'main', 'run', 'answer', 'complain']
+           'register', 'listing', 'serve', 'predict', 'load', 'address', 'trial_start', 'show_decision', 'trial_abort',
+           'stamp', 'controller_of', 'trial_show', 'trial_watch', 'promote', 'rollback', 'report', 'journal', 'brief',
+           'short', 'clock', 'settings_table', 'main', 'run', 'answer', 'complain']
 
 # %% ../../../nbs/app/04_cli.ipynb #7c544a48
 import json
@@ -67,20 +67,17 @@ def root(
     "Takes a machine-learning model from the notebook to production, and keeps it honest there."
     ctx.obj = settings
 
-# %% ../../../nbs/app/04_cli.ipynb #d0cf82d7
+# %% ../../../nbs/app/04_cli.ipynb #b4b93d76
 @app.command()
 def init(folder: Annotated[Path, typer.Argument(help="Where to write settings.ini.")] = Path(".")):
     "Write a commented settings.ini to edit."
     from seatrial.base.settings import commented
+    from seatrial.registry.manifest import replace_text
 
     target = folder / "settings.ini"
     if target.exists():
         raise ValueError(f"folder must hold no settings.ini yet, got {target}; edit that one, or name another folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        target.write_text(commented(), encoding="utf-8")
-    except OSError as error:
-        raise CannotDo(f"{target} could not be written ({error.strerror}); name a folder that is writable") from error
+    replace_text(target, commented())
     print(f"wrote {target}")
 
 # %% ../../../nbs/app/04_cli.ipynb #aca8c5e9
@@ -93,7 +90,7 @@ def demo(ctx: typer.Context, as_json: Json = False):
     if as_json:
         show(story, True)
 
-# %% ../../../nbs/app/04_cli.ipynb #f7414d24
+# %% ../../../nbs/app/04_cli.ipynb #187e2b8b
 @app.command()
 def fit(
     ctx: typer.Context,
@@ -101,18 +98,20 @@ def fit(
     data: Annotated[Path, typer.Option(help="CSV or Parquet file with the inputs and the target.")],
     target: Annotated[str, typer.Option(help="Column that holds the truth.")],
     version: Annotated[str, typer.Option(help="Version or alias to start from.")] = "champion",
+    loss: Annotated[str, typer.Option(help="abs_error, squared_error or zero_one.")] = "abs_error",
     as_json: Json = False,
 ):
     "Measure the variants of a version on this machine; register the best as a new version where it earns its place."
     from seatrial.engine.bundle import read as bundle_in
     from seatrial.engine.fit import fit as measure
+    from seatrial.registry.manifest import verify
     from seatrial.registry.versions import Registry
 
     settings = settings_of(ctx)
     registry = Registry(settings)
-    base = bundle_in(registry.shelf.resolve(name, version).folder)
+    base = bundle_in(verify(registry.shelf.resolve(name, version)).folder)
     inputs, truth = columns(data, base.signature, target)
-    rules = {"margin": settings.engine.loss_margin_share, "alpha": settings.engine.alpha}
+    rules = {"margin": settings.engine.loss_margin_share, "alpha": settings.engine.alpha, "loss": loss}
     with temporary() as folder:
         found = measure(base, inputs, truth, Path(folder) / "kept", **rules)
         better = next(r.variant for r in found.rows if r.verdict == "kept") != "fp32"
@@ -146,7 +145,7 @@ def register(
     version = Registry(settings_of(ctx)).register(model, name=name, bump=bump or None)
     show({key: getattr(version, key) for key in ("name", "version", "sha256", "folder", "metrics")}, as_json)
 
-# %% ../../../nbs/app/04_cli.ipynb #bea40aa0
+# %% ../../../nbs/app/04_cli.ipynb #38b7b7fd
 @app.command("list")
 def listing(
     ctx: typer.Context, name: Annotated[str, typer.Argument(help="One model; empty: all.")] = "", as_json: Json = False
@@ -156,9 +155,13 @@ def listing(
 
     shelf, rows = Shelf(settings_of(ctx).paths.artifacts), []
     for model in [name] if name else shelf.names():
-        roles = {v: k for k, v in shelf.aliases(model).items()}
+        roles = shelf.aliases(model).items()
         for v in shelf.versions(model):
-            facts = {"alias": roles.get(v.version, ""), "sha256": v.sha256[:12], "metrics": v.metrics}
+            facts = {
+                "alias": ", ".join(k for k, held in roles if held == v.version),
+                "sha256": v.sha256[:12],
+                "metrics": v.metrics,
+            }
             rows.append({"model": model, "version": v.version, **facts})
     show(rows, as_json, "registered versions")
 
@@ -195,7 +198,7 @@ def predict(
     loaded = engine(chosen.folder)
     show(plain(loaded.run(arrays(inputs, loaded.bundle.signature))), as_json, f"{name} {chosen.version}")
 
-# %% ../../../nbs/app/04_cli.ipynb #385e38b2
+# %% ../../../nbs/app/04_cli.ipynb #6c4c1c9a
 @app.command()
 def load(
     ctx: typer.Context,
@@ -203,8 +206,8 @@ def load(
     data: Annotated[Path, typer.Option(help="CSV or Parquet file whose columns are the model's inputs.")],
     url: Annotated[str, typer.Option(help="Server; empty: the one of the settings.")] = "",
     target: Annotated[str, typer.Option(help="Column of the truth, sent back as the outcome.")] = "",
-    clients: Annotated[int, typer.Option(help="Returning clients (units) that the rows are dealt to.")] = 200,
-    rate_rps: Annotated[float, typer.Option(help="Requests a second; 0: as fast as answers come.")] = 0,
+    clients: Annotated[int, typer.Option(min=1, help="Returning clients (units) that the rows are dealt to.")] = 200,
+    rate_rps: Annotated[float, typer.Option(min=0, help="Requests a second; 0: as fast as answers come.")] = 0,
     as_json: Json = False,
 ):
     "Replay a file's rows as traffic against a running server."
@@ -230,7 +233,7 @@ def address(settings) -> str:
     "Where this machine's server listens."
     return f"http://{settings.serve.host}:{settings.serve.port}"
 
-# %% ../../../nbs/app/04_cli.ipynb #97c29eea
+# %% ../../../nbs/app/04_cli.ipynb #7b769aec
 @trials.command("start")
 def trial_start(
     ctx: typer.Context,
@@ -238,6 +241,9 @@ def trial_start(
     challenger: Annotated[str, typer.Argument(help="Version or alias that is to prove itself.")],
     kind: Annotated[str, typer.Option(help="shadow, ab or canary.")] = "canary",
     outcome: Annotated[str, typer.Option(help="Name of the outcome that tells how good an answer was.")] = "",
+    output: Annotated[
+        str, typer.Option(help="Name of the output it belongs to; empty: as the outcome is called.")
+    ] = "",
     metric: Annotated[str, typer.Option(help="Empty: abs_error where an outcome is named, else failures alone.")] = "",
     better: Annotated[str, typer.Option(help="lower or higher: which direction of the metric is good.")] = "lower",
     as_json: Json = False,
@@ -250,10 +256,15 @@ def trial_start(
     shelf = controller.registry.shelf
     versions = [shelf.resolve(name).version, shelf.resolve(name, challenger).version]
     trial = f"{kind}-{name}-{versions[1]}-{stamp()}"
-    plan = draft(kind, trial, name, *versions, settings.rollout, metric, outcome, better)
-    show(controller.start(plan, actor="cli"), as_json, f"{trial} started")
+    plan = draft(kind, trial, name, *versions, settings.rollout, metric, outcome, better, output=output)
+    show_decision(controller.start(plan, actor="cli"), as_json, f"{trial} started")
 
-# %% ../../../nbs/app/04_cli.ipynb #1366e414
+# %% ../../../nbs/app/04_cli.ipynb #4ad6977c
+def show_decision(made, as_json: bool, title: str) -> None:  # a seatrial.base.journal.Decision
+    "A decision as the journal's short form, or all of it as JSON."
+    show(made if as_json else brief("decisions", plain(made)), as_json, title)
+
+# %% ../../../nbs/app/04_cli.ipynb #7ffa2f38
 @trials.command("abort")
 def trial_abort(
     ctx: typer.Context,
@@ -262,7 +273,7 @@ def trial_abort(
     as_json: Json = False,
 ):
     "Stop a trial; every unit is back on the champion."
-    show(controller_of(settings_of(ctx)).abort(trial, reason, actor="cli"), as_json)
+    show_decision(controller_of(settings_of(ctx)).abort(trial, reason, actor="cli"), as_json, f"{trial} stopped")
 
 # %% ../../../nbs/app/04_cli.ipynb #292ff3a8
 def stamp() -> str:  # such as 20261122T140312
@@ -295,18 +306,20 @@ def trial_show(ctx: typer.Context, name: Name, as_json: Json = False):
     show(told, as_json, f"the latest trial of {name}")
     raise typer.Exit(1 if state.held or state.status in {"rolled_back", "aborted"} else 0)
 
-# %% ../../../nbs/app/04_cli.ipynb #4f5f317e
+# %% ../../../nbs/app/04_cli.ipynb #372344c6
 @trials.command("watch")
 def trial_watch(ctx: typer.Context):
     "Tick every trial until interrupted: the one who decides, under a lease."
+    import signal
     from threading import Event
 
     from seatrial.operate.controller import watch
 
-    settings = settings_of(ctx)
-    watch(controller_of(settings), Event(), settings.rollout.tick_interval_s)
+    settings, stop = settings_of(ctx), Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())  # the lease goes back, so that the next one need not wait
+    watch(controller_of(settings), stop, settings.rollout.tick_interval_s)
 
-# %% ../../../nbs/app/04_cli.ipynb #bcbcc379
+# %% ../../../nbs/app/04_cli.ipynb #388b2cb7
 @app.command()
 def promote(
     ctx: typer.Context,
@@ -318,9 +331,10 @@ def promote(
     "Make a version the champion, by hand."
     from seatrial.registry.versions import Registry
 
-    show(Registry(settings_of(ctx)).alias(name, "champion", version, reason=reason, actor="cli"), as_json)
+    made = Registry(settings_of(ctx)).alias(name, "champion", version, reason=reason, actor="cli")
+    show_decision(made, as_json, f"{name}: {version} is the champion")
 
-# %% ../../../nbs/app/04_cli.ipynb #442c95e4
+# %% ../../../nbs/app/04_cli.ipynb #42840235
 @app.command()
 def rollback(
     ctx: typer.Context,
@@ -330,9 +344,8 @@ def rollback(
     as_json: Json = False,
 ):
     "End the live trial, or go back to the champion before this one."
-    show(
-        controller_of(settings_of(ctx)).rollback(name, to or None, reason, actor="cli"), as_json, f"{name} rolled back"
-    )
+    made = controller_of(settings_of(ctx)).rollback(name, to or None, reason, actor="cli")
+    show(made if as_json else [brief("decisions", plain(d)) for d in made], as_json, f"{name} rolled back")
 
 # %% ../../../nbs/app/04_cli.ipynb #f3c01c1e
 @app.command()
@@ -443,11 +456,11 @@ def run(
             raise
         return answer(error)
 
-# %% ../../../nbs/app/04_cli.ipynb #fb5dce98
+# %% ../../../nbs/app/04_cli.ipynb #a914d361
 def answer(
     error: Exception,  # what a command raised
 ) -> int:  # exit status
-    "The sentence and the status for an error; what nobody foresaw is raised again."
+    "The sentence and the status for an error."
     if type(error).__name__ == "Abort":
         return complain("interrupted", 130)
     if hasattr(error, "format_message"):
@@ -457,7 +470,8 @@ def answer(
         return complain(str(error), 3)
     if isinstance(error, (ValueError, KeyError)):
         return complain(str(error.args[0] if error.args else error), 2)
-    raise error
+    said = f"{type(error).__name__}: {error}".splitlines()[0]
+    return complain(f"that was not foreseen ({said}); run it again as `seatrial --traceback …` and report it", 3)
 
 # %% ../../../nbs/app/04_cli.ipynb #4e847ad9
 def complain(sentence: str, status: int) -> int:

@@ -164,7 +164,7 @@ def trial(story: Story, journal, controller, client, kind: str, challenger: str,
         controller.abort(name, "the traffic ran out before a verdict", actor="demo")
     return state(), seen
 
-# %% ../../../nbs/app/03_demo.ipynb #fc346b01
+# %% ../../../nbs/app/03_demo.ipynb #edd6c0a6
 def told(story: Story, journal, step: Step, state, seen) -> None:
     "What a trial decided, from its last decision."
     last = journal.decisions(trial=state.plan.trial)[-1]
@@ -180,7 +180,8 @@ def difference(gate: dict) -> str:  # one gate of a decision's evidence
     known = [gate[k] for k in ("effect", "lower", "upper", "margin")]
     if None in known:
         return f"{gate['metric']} unknown"
-    return "{0} {1:+.2f} [{2:+.2f}, {3:+.2f}] where {4:.2f} is allowed".format(gate["metric"], *known)
+    effect, lower, upper, margin = known
+    return f"{gate['metric']} {effect:+.2f} [{lower:+.2f}, {upper:+.2f}] where {margin:.2f} is allowed"
 
 # %% ../../../nbs/app/03_demo.ipynb #4a656bc2
 def defect(story: Story, registry) -> str:  # its version number
