@@ -83,6 +83,20 @@ def test_an_answer_can_be_read_back_as_a_request():
         assert (array == outputs[name]).all()
 
 
+@pytest.mark.parametrize("depth", [1, 31, 33, 63, 70, 300, 1000])
+@pytest.mark.parametrize(
+    ("datatype", "leaf"), [("FP32", {}), ("INT64", {}), ("INT64", 2**70), ("BYTES", "a"), ("FP32", 1)]
+)
+def test_data_of_any_depth_and_kind_is_read_or_refused(depth, datatype, leaf):
+    data = leaf
+    for _ in range(depth):
+        data = [data]
+    entry = {"name": "x", "shape": [2], "datatype": datatype, "data": data}
+    with pytest.raises(Refused) as refusal:
+        tensor(entry, 0)
+    assert refusal.value.status == 400 and "\n" not in refusal.value.sentence
+
+
 def test_null_is_missing_only_where_the_signature_allows_it():
     body = b'{"inputs": [{"name": "x", "shape": [2], "datatype": "FP32", "data": [1, null]}]}'
     spec = {"name": "x", "datatype": "FP32", "shape": [-1]}

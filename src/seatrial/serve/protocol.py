@@ -76,7 +76,7 @@ def address(
 ACCEPTS = {"b": "b", "i": "iuO", "u": "iuO", "f": "iufO"}
 NAMES = {np.dtype(kind): name for name, kind in DATATYPES.items()}
 
-# %% ../../../nbs/serve/01_protocol.ipynb #b6834c46
+# %% ../../../nbs/serve/01_protocol.ipynb #dff28ff1
 def guessed(
     data: list,  # as JSON gave it, nested or flat
     where: str,  # how to name this tensor in a sentence
@@ -87,15 +87,15 @@ def guessed(
         raw = np.asarray(data)
         if whole and raw.dtype.kind in "fO":  # numpy makes floats of 0 and 2**63 together
             exact = np.array(data, dtype=object)
-            if all(type(value) is int for value in exact.flat):
+            if all(type(value) is int for value in exact.ravel()):
                 return exact
-        if raw.dtype.kind == "O" and all(value is None or type(value) in (int, float) for value in raw.flat):
+        if raw.dtype.kind == "O" and all(value is None or type(value) in (int, float) for value in raw.ravel()):
             raw = raw.astype(np.float64)
     except (ValueError, OverflowError):
         raise Refused(400, f"{where}: data must be flat or nested evenly, got {shown(data)}") from None
     return raw
 
-# %% ../../../nbs/serve/01_protocol.ipynb #2cdb16bd
+# %% ../../../nbs/serve/01_protocol.ipynb #47b2016f
 def typed(
     data: list,  # as JSON gave it, nested or flat
     datatype: str,  # a key of DATATYPES
@@ -112,30 +112,33 @@ def typed(
         with np.errstate(over="ignore"):
             array = raw.astype(wanted)
         lost = np.isinf(array) if wanted.kind == "f" else array != raw
-    except OverflowError:
+    except (OverflowError, TypeError, ValueError):  # too large, or not a number at all
         lost = np.ones(1, bool)
     if lost.any():
-        raise Refused(400, f"{where}: every value must lie within the range of {datatype}, got {shown(data)}")
+        raise Refused(400, f"{where}: every value must be a number within the range of {datatype}, got {shown(data)}")
     return array
 
-# %% ../../../nbs/serve/01_protocol.ipynb #2e35cbba
+# %% ../../../nbs/serve/01_protocol.ipynb #a932a8d3
 def strings(
     data: list,  # as JSON gave it
     where: str,  # how to name this tensor in a sentence
 ) -> np.ndarray:  # object array of str, in the data's own shape
     "Text values of one tensor."
     array = np.array(data, dtype=object)
-    if not all(type(value) is str for value in array.flat):
+    if not all(type(value) is str for value in array.ravel()):
         raise Refused(400, f"{where}: every value must be a string for datatype BYTES, got {shown(data)}")
     return array
 
-# %% ../../../nbs/serve/01_protocol.ipynb #a168edcc
+# %% ../../../nbs/serve/01_protocol.ipynb #eedb3c4c
 def shown(
     value: Any,  # anything that came from JSON
     width: int = 80,  # characters at most
 ) -> str:  # its beginning
     "A short picture of a value for a sentence."
-    text = orjson.dumps(value, default=str).decode()
+    try:
+        text = orjson.dumps(value, default=str).decode()
+    except TypeError:  # nested deeper than orjson writes
+        text = "something nested very deeply"
     return text if len(text) <= width else text[: width - 1] + "…"
 
 # %% ../../../nbs/serve/01_protocol.ipynb #aacb6c7a
