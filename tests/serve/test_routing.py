@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -71,9 +73,58 @@ def test_a_new_router_reads_the_same_state_as_one_that_followed(tmp_path):
     assert new.table == old.table and new.last_id == old.last_id
 
 
-def test_an_alias_after_a_promotion_has_the_last_word():
-    told = [Decision("promote", "m", "t", to_version="1.1.0"), Decision("alias", "m", to_version="1.0.0")]
-    assert promotions(told, {}) == {} and promotions(told[::-1], {}) == {"m": "1.1.0"}
+LAST = [
+    Decision("start", "m", "t", evidence=plan_to_dict(CANARY)),
+    *(Decision("advance", "m", "t", evidence={"stage": stage}) for stage in range(len(CANARY.stages) - 1)),
+]
+PROMOTE, ROLLBACK = (Decision(kind, "m", "t", to_version="1.1.0") for kind in ("promote", "rollback"))
+
+
+def alias(name, version):
+    return Decision("alias", "m", to_version=version, evidence={"alias": name})
+
+
+def test_only_another_champion_in_the_journal_ends_a_promotion():
+    told = [replace(decision, time_s=float(i)) for i, decision in enumerate([*LAST, PROMOTE])]
+    promoted = {"m": "1.1.0"}
+    assert promotions(told, {}) == promoted
+    for name, version, left in [
+        ("champion", "1.1.0", promoted),
+        ("challenger", "1.0.0", promoted),
+        ("champion", "1.0.0", {}),
+    ]:
+        assert promotions([*told, alias(name, version)], {}) == left
+
+
+def test_a_promotion_that_comes_after_a_rollback_sends_nobody_to_the_challenger(tmp_path):
+    published(tmp_path, "1.0.0")
+    journal = Journal(tmp_path / "journal")
+    router = Router(Shelf(tmp_path), journal)
+    for decision in [*LAST, ROLLBACK, PROMOTE]:
+        journal.decide(decision)
+    refresh(router)
+    assert router.route("m", "u").version == "1.0.0"
+
+
+def test_nobody_is_sent_back_between_a_promotion_and_the_alias_file(tmp_path):
+    published(tmp_path, "1.0.0")
+    journal = Journal(tmp_path / "journal")
+    router = Router(Shelf(tmp_path), journal)
+    for decision in [*LAST, PROMOTE]:
+        journal.decide(decision)
+    for decision in [alias("challenger", ""), alias("champion", "1.1.0")]:
+        refresh(router)
+        assert router.route("m", "u").version == "1.1.0"
+        journal.decide(decision)
+    refresh(router)
+    assert router.route("m", "u").version == "1.1.0"
+    published(tmp_path, "1.1.0")
+    refresh(router)
+    assert router.route("m", "u").version == "1.1.0" and not router.pending
+    journal.decide(alias("champion", "1.0.0"))
+    published(tmp_path, "1.0.0")
+    refresh(router)
+    assert router.route("m", "u").version == "1.0.0"
 
 
 def test_a_router_for_one_model_knows_no_other(tmp_path):
