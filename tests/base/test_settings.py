@@ -139,7 +139,34 @@ def test_unknown_variable_is_refused_with_a_hint(tmp_path):
     assert "did you mean 'SEATRIAL_SERVE_PORT'?" in str(said) and "SEATRIAL_SERVE_PROT" in str(said)
 
 
+CLUSTER = {
+    "SEATRIAL_SERVICE_HOST": "10.0.0.7",
+    "SEATRIAL_SERVICE_PORT": "8000",
+    "SEATRIAL_SERVICE_PORT_HTTP": "8000",
+    "SEATRIAL_PORT": "tcp://10.0.0.7:8000",
+    "SEATRIAL_PORT_8000_TCP": "tcp://10.0.0.7:8000",
+    "SEATRIAL_PORT_8000_TCP_PROTO": "tcp",
+    "SEATRIAL_PORT_8000_TCP_PORT": "8000",
+    "SEATRIAL_PORT_8000_TCP_ADDR": "10.0.0.7",
+}
+
+
+def test_variables_that_kubernetes_puts_beside_a_service_are_left_alone(tmp_path):
+    served = {name.replace("SEATRIAL", "SEATRIAL_SERVE"): text for name, text in CLUSTER.items()}
+    loaded = load(write(tmp_path, ""), environ=CLUSTER | served | {"SEATRIAL_SERVE_HOST": "0.0.0.0"})
+    assert loaded.serve == replace(Settings().serve, host="0.0.0.0")
+
+
+@pytest.mark.parametrize(
+    "name", ["SEATRIAL_SEVRE_PORT", "SEATRIAL_SERVER_TIMEOUT_S", "SEATRIAL_JOURNAL", "SEATRIAL_PORT"]
+)
+def test_variable_near_to_a_section_is_refused_with_a_hint(tmp_path, name):
+    said = str(refused(tmp_path, "", {name: "80"} | {k: v for k, v in CLUSTER.items() if k != name}))
+    assert name in said and "did you mean 'SEATRIAL_" in said
+
+
 def test_variables_of_others_are_left_alone(tmp_path):
+    assert load(write(tmp_path, ""), environ={"SEATRIAL_IMAGE": "x", "SEATRIAL_": "x"}).serve == Settings().serve
     assert (
         load(write(tmp_path, ""), environ={"SEATRIALS": "x", "MY_SEATRIAL_SERVE_PORT": "x"}).serve == Settings().serve
     )

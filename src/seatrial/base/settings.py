@@ -1,6 +1,6 @@
 """What may an operator change, and what happens when they mistype it?
 
-**Method.** Every setting is declared once, as a field of a frozen dataclass, with its default, its rule and its meaning. Three layers are laid over each other, later ones winning: the declared defaults, the nearest `settings.ini` above the working directory (or the file that is named), and the environment (`SEATRIAL_<SECTION>_<KEY>`). Every layer passes the same rules, and whatever is unknown or breaks a rule is refused with its section, key, value and rule; nothing is ever ignored. The commented `settings.ini` and the table in the documentation are generated from the same declarations.
+**Method.** Every setting is declared once, as a field of a frozen dataclass, with its default, its rule and its meaning. Three layers are laid over each other, later ones winning: the declared defaults, the nearest `settings.ini` above the working directory (or the file that is named), and the environment (`SEATRIAL_<SECTION>_<KEY>`). Every layer passes the same rules, and whatever is unknown or breaks a rule is refused with its section, key, value and rule; of the environment, only variables that name no section are left alone. The commented `settings.ini` and the table in the documentation are generated from the same declarations.
 
 Docs: https://seatrial.github.io/seatrial/base/settings.html.md"""
 
@@ -8,15 +8,16 @@ Docs: https://seatrial.github.io/seatrial/base/settings.html.md"""
 
 # %% auto #0
 __all__ = ['SWITCH', 'TEXT', 'NAME', 'FOLDER', 'ALPHA', 'SHARE', 'SECONDS', 'COUNT', 'ARTIFACTS', 'DURABLE', 'HOT_DAYS',
-           'JOURNAL_URL', 'TRACKING', 'LOSS_MARGIN', 'STAGES', 'MARGIN', 'LEASE', 'PSI_FLOOR', 'SECTIONS', 'UNITS',
-           'HEADER', 'CannotDo', 'BadSetting', 'Rule', 'whole', 'real', 'growing_shares', 'one_of', 'filled', 'key',
-           'PathSettings', 'JournalSettings', 'RegistrySettings', 'EngineSettings', 'ServeSettings', 'RolloutSettings',
-           'DriftSettings', 'ReportSettings', 'Settings', 'hint', 'checked', 'file_texts', 'nearest', 'variables',
-           'environ_texts', 'load', 'rows', 'table', 'commented']
+           'JOURNAL_URL', 'TRACKING', 'LOSS_MARGIN', 'STAGES', 'MARGIN', 'LEASE', 'PSI_FLOOR', 'SECTIONS', 'INJECTED',
+           'UNITS', 'HEADER', 'CannotDo', 'BadSetting', 'Rule', 'whole', 'real', 'growing_shares', 'one_of', 'filled',
+           'key', 'PathSettings', 'JournalSettings', 'RegistrySettings', 'EngineSettings', 'ServeSettings',
+           'RolloutSettings', 'DriftSettings', 'ReportSettings', 'Settings', 'hint', 'checked', 'file_texts', 'nearest',
+           'variables', 'kubernetes', 'environ_texts', 'load', 'rows', 'table', 'commented']
 
-# %% ../../../nbs/base/01_settings.ipynb #7abfd0fb
+# %% ../../../nbs/base/01_settings.ipynb #1f447bd5
 import configparser
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
@@ -323,22 +324,29 @@ def variables() -> dict[str, tuple[str, str]]:  # variable -> (section, key)
     "The environment variable of every setting."
     return {f"SEATRIAL_{s}_{k}".upper(): (s, k) for s, keys in SECTIONS.items() for k in keys}
 
-# %% ../../../nbs/base/01_settings.ipynb #1b9222a3
+# %% ../../../nbs/base/01_settings.ipynb #b041deae
+INJECTED = re.compile(r"SEATRIAL_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")
+
+
+def kubernetes(
+    name: str,  # of a variable
+    text: str,  # its value
+) -> bool:  # whether a cluster put it there, to tell where a service is
+    "The variables of a service (kubernetes.io/docs/concepts/services-networking/service/#environment-variables)."
+    return bool(INJECTED.fullmatch(name)) or (name.endswith("_PORT") and "://" in text)
+
+# %% ../../../nbs/base/01_settings.ipynb #4e5831ea
 def environ_texts(
     environ: Mapping[str, str],  # usually os.environ
 ) -> dict[str, str]:  # variable -> text, only known ones
     "What the environment says about settings, still unchecked."
     known = variables()
-    mine = {name: text for name, text in environ.items() if name.startswith("SEATRIAL_")}
-    for name in sorted(mine.keys() - known.keys()):
-        raise BadSetting(
-            "",
-            name,
-            mine[name],
-            f"no setting has this variable; {hint(name, list(known))}",
-            "the environment",
-        )
-    return mine
+    ours = {n: text for n, text in environ.items() if n.startswith("SEATRIAL_") and not kubernetes(n, text)}
+    for name in sorted(ours.keys() - known.keys()):
+        if get_close_matches(name.split("_")[1].lower(), SECTIONS, n=1):
+            rule = f"no setting has this variable; {hint(name, list(known))}"
+            raise BadSetting("", name, ours[name], rule, "the environment")
+    return {name: text for name, text in ours.items() if name in known}
 
 # %% ../../../nbs/base/01_settings.ipynb #98888f59
 def load(
