@@ -229,6 +229,7 @@ UNSOUND = [
     prediction(1, outputs={("a", "b"): 1}), prediction(1, batch_size=2**70), prediction(1, batch_size=10**400),
     prediction(1, batch_size=1.5), prediction(1, latency_ms=math.inf), prediction(1, latency_ms=10**400),
     prediction(1, cached=1), outcome(1, math.nan), outcome(1, "2"), outcome(1, None), outcome(1, name=""),
+    outcome(1, 1.1e15), outcome(1, -1e200), outcome(1, 10**16),
     {"request_id": "r1"}, None, Decision("start", "quality"),
 ]  # fmt: skip
 
@@ -239,6 +240,13 @@ def test_one_unsound_record_refuses_its_whole_batch_and_leaves_nothing(journal, 
         journal.append([prediction(0), unsound])
     journal.append([prediction(2)])
     assert journal.drain() == 1 and ids(journal.read("predictions")) == ["r2"]
+
+
+def test_outcome_too_large_to_be_squared_is_refused_with_the_rule(journal):
+    journal.append([outcome(0, 1e15), outcome(1, -1e15)])
+    with pytest.raises(ValueError, match=r"value must be between -10{15} and 10{15}, got 1e\+160"):
+        journal.append([outcome(2, 1e160)])
+    assert journal.read("outcomes")["value"].to_pylist() == [1e15, -1e15]
 
 
 def test_harmless_types_are_taken_for_what_they_mean(journal):
@@ -287,6 +295,7 @@ def test_wrong_question_is_refused_with_what_would_be_right(journal, ask, told):
         ({"durable": "fsync"}, ValueError, "durable must be process or power, got 'fsync'"),
         ({"url": "mysql://db/trial"}, ValueError, "must name sqlite or postgresql, got mysql"),
         ({"url": "no url"}, ValueError, "must name sqlite or postgresql"),
+        ({"url": "postgresql://sea@db:54x2/trial"}, ValueError, "journal's url must have a number as its port"),
         ({"url": "sqlite:////nowhere/at/all.db"}, CannotDo, "unable to open database file"),
     ],
 )
@@ -382,8 +391,19 @@ def test_torn_last_line_is_skipped_and_does_not_stop_what_follows(journal):
     assert ids(journal.read("outcomes")) == ["r0", "r2"]
 
 
+RECORD = b'[["outcomes","r9","rating",1.0,5.0]]'
+UNSTORABLE = [
+    b'[1,[["outcomes","r9","rating",%b]]]' % text
+    for text in (b"1.0,1e22", b"NaN,5.0", b"1e200,5.0", b"1" * 400 + b",5")
+]
+
+
 @pytest.mark.parametrize(
-    "damage", [b"\0" * 9, b"[1]", b"{}", b"7", b'[1,[["outcomes","r9"]]]', b'[1,[["x",1]]]', b"\xff", b"[[1],[[]]]"]
+    "damage",
+    [b"\0" * 9, b"[1]", b"{}", b"7", b'[1,[["outcomes","r9"]]]', b'[1,[["x",1]]]', b"\xff", b"[[1],[[]]]"]
+    + [b"[%b,%b]" % (stamp, RECORD) for stamp in (b"1" + b"0" * 22, b"-1", b"1.5", b"%d" % (2**63 - 1), b"null")]
+    + [*UNSTORABLE, b'[1,[["outcomes","r9","\\ud800",1.0,5.0]]]', b"[" * 100_000],
+    ids=lambda damage: repr(damage)[:40],
 )
 def test_damaged_line_is_put_aside_and_stops_nothing(journal, caplog, damage):
     journal.append([outcome(0)])
@@ -619,6 +639,32 @@ def test_threads_of_one_process_share_a_journal(journal, monkeypatch):
     assert len(spool_files(journal)) <= 1
 
 
+def test_closing_waits_for_the_append_that_is_under_way(journal, monkeypatch, tmp_path):
+    write, begun, go = spool.put, threading.Event(), threading.Event()
+
+    def slow(*arguments):
+        begun.set()
+        assert go.wait(60)
+        return write(*arguments)
+
+    monkeypatch.setattr(spool, "put", slow)
+    with ThreadPoolExecutor(2) as pool, (tmp_path / "stranger").open("wb") as stranger:
+        appending = pool.submit(journal.append, [outcome(0)])
+        assert begun.wait(60)
+        own = journal.spool.fd
+        closing = pool.submit(journal.close)
+        closing_waits = not closing.done() and journal.spool.fd == own
+        with contextlib.suppress(TimeoutError):
+            closing.result(0.05)  # a close that does not wait is through by then
+        if closing.done():
+            os.dup2(stranger.fileno(), own)  # what the next open of the process would do
+        go.set()
+        appending.result(60)
+        closing.result(60)
+    assert closing_waits and (tmp_path / "stranger").read_bytes() == b""
+    assert ids(journal.read("outcomes")) == ["r0"] and journal.spool.fd is None
+
+
 def test_full_spool_files_are_left_drained_and_deleted(journal, monkeypatch):
     monkeypatch.setattr(spool, "ROTATE", 500)
     for i in range(40):
@@ -725,6 +771,25 @@ def test_tending_drains_rolls_and_outlives_a_disk_that_refuses(journal, caplog):
     assert spool_files(journal)[0].exists() and journal.drain() == 0
     assert [p.name for p in journal.folder.glob("day=*")] == ["day=2025-10-09"]
     assert ids(journal.read("predictions")) == ["r0", "r1"]
+
+
+def test_tending_outlives_what_nobody_foresaw_and_says_it_once(journal, caplog):
+    calls, stop = [], threading.Event()
+
+    class Odd(Journal):
+        def drain(self):
+            calls.append(1)
+            if len(calls) < 4:
+                raise OverflowError("int too large")
+            stop.set()
+            return super().drain()
+
+    journal.append([outcome(0)])
+    with Odd(journal.folder) as odd:
+        tend(odd, stop, 0.001)
+    (said,) = caplog.records
+    assert said.getMessage() == "int too large" and said.exc_info
+    assert journal.drain() == 0 and ids(journal.read("outcomes")) == ["r0"]
 
 
 # --- decisions and leases ------------------------------------------------------------------------------------------

@@ -343,7 +343,7 @@ class Journal(Archive, AbstractContextManager):
     def __exit__(self, *error) -> None:
         self.close()
 
-# %% ../../../nbs/base/06_journal.ipynb #5e45debd
+# %% ../../../nbs/base/06_journal.ipynb #a4705532
 def tend(
     journal: Journal,  # to drain and to roll
     stop: threading.Event,  # ends the loop, after a last round
@@ -358,8 +358,9 @@ def tend(
             if journal.drain() or today != rolled:
                 journal.roll(journal.clock() - hot_days * DAY_S)
             said, rolled = "", today
-        except CannotDo as error:
+        except Exception as error:  # nobody else drains: whatever happened, the next round is tried
             rolled = None
             if str(error) != said:
-                logging.getLogger(__name__).warning("%s", error)
+                unforeseen = not isinstance(error, CannotDo)
+                logging.getLogger(__name__).warning("%s", error, exc_info=unforeseen)
             said = str(error)

@@ -56,7 +56,7 @@ LEASES = sa.Table(
     sa.Column("until_s", sa.Double, nullable=False),
 )
 
-# %% ../../../nbs/base/05_ledger.ipynb #6e89a85d
+# %% ../../../nbs/base/05_ledger.ipynb #3d5e608e
 def backend(
     url: str,  # of SQLAlchemy
 ) -> str:  # sqlite or postgresql
@@ -65,6 +65,8 @@ def backend(
         name = sa.make_url(url).get_backend_name()
     except sa.exc.ArgumentError:
         name = "nothing that SQLAlchemy knows"
+    except ValueError:  # of int()
+        raise ValueError(f"the journal's url must have a number as its port, as in host:5432, got {url!r}") from None
     if name not in ("sqlite", "postgresql"):
         raise ValueError(f"the journal's url must name sqlite or postgresql, got {name} in {url!r}")
     return name

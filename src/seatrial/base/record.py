@@ -8,8 +8,8 @@ Docs: https://seatrial.github.io/seatrial/base/record.html.md"""
 
 # %% auto #0
 __all__ = ['ARROW', 'PREDICTIONS', 'OUTCOMES', 'DECISIONS', 'KINDS', 'SPOOLED', 'VALUES', 'EXACT', 'NUMBERS', 'LATEST_S',
-           'ENCODER', 'Prediction', 'Outcome', 'Decision', 'Kind', 'sound', 'exact', 'refusal', 'native', 'finite',
-           'json_text', 'row', 'line', 'stored', 'column', 'unpack']
+           'LARGEST', 'ENCODER', 'Prediction', 'Outcome', 'Decision', 'Kind', 'sound', 'exact', 'refusal', 'native',
+           'finite', 'json_text', 'row', 'line', 'stored', 'column', 'unpack']
 
 # %% ../../../nbs/base/03_record.ipynb #c085fa93
 import json
@@ -101,7 +101,7 @@ OUTCOMES = Kind("outcomes", Outcome, ("request_id", "name"))
 DECISIONS = Kind("decisions", Decision, ("id",))
 KINDS = {kind.name: kind for kind in (PREDICTIONS, OUTCOMES, DECISIONS)}
 
-# %% ../../../nbs/base/03_record.ipynb #9d289fd6
+# %% ../../../nbs/base/03_record.ipynb #8cc952d2
 SPOOLED = {kind.record: kind for kind in (PREDICTIONS, OUTCOMES)}
 VALUES = {record: operator.attrgetter(*kind.types) for record, kind in SPOOLED.items()}
 EXACT = {record: tuple(kind.types.values()) for record, kind in SPOOLED.items()}
@@ -110,8 +110,9 @@ NUMBERS = {
     for record, kind in SPOOLED.items()
 }
 LATEST_S = 253_402_300_800  # the year 10000: dates end
+LARGEST = 10**15  # of an outcome, either way: sums of its square stay numbers
 
-# %% ../../../nbs/base/03_record.ipynb #64ba647c
+# %% ../../../nbs/base/03_record.ipynb #aef385cf
 def sound(
     record: Prediction | Outcome,  # of exactly one of these types
     values: tuple,  # its fields, in order
@@ -124,7 +125,7 @@ def sound(
         and 0 <= record.time_s < LATEST_S
         and values[0] != ""
         and values[1] != ""
-        and (made is Outcome or 0 <= record.batch_size < 2**53)
+        and (-LARGEST <= record.value <= LARGEST if made is Outcome else 0 <= record.batch_size < 2**53)
     )
 
 # %% ../../../nbs/base/03_record.ipynb #5d4a1a03
@@ -139,7 +140,7 @@ def exact(
         changed[name] = t(value) if isinstance(value, kin) else value
     return replace(record, **changed)
 
-# %% ../../../nbs/base/03_record.ipynb #a0f61702
+# %% ../../../nbs/base/03_record.ipynb #7e3743f5
 def refusal(
     record: Any,  # that is not sound
 ) -> ValueError:  # to be raised
@@ -147,13 +148,13 @@ def refusal(
     kind = SPOOLED.get(type(record))
     if kind is None:
         return ValueError(f"a record must be a Prediction or an Outcome, got {type(record).__name__}")
-    limits = {"time_s": (0, LATEST_S), "batch_size": (0, 2**53)}
+    limits = {"time_s": (0, LATEST_S - 1), "batch_size": (0, 2**53 - 1), "value": (-LARGEST, LARGEST)}
     for name, t in kind.types.items():
         value = getattr(record, name)
         if type(value) is not t or (name in kind.key and not value) or (t is float and not isfinite(value)):
             return ValueError(f"{name} must be a sound {t.__name__}, got {value!r}")
         low, high = limits.get(name, (None, None))
-        if low is not None and not low <= value < high:
+        if low is not None and not low <= value <= high:
             return ValueError(f"{name} must be between {low} and {high}, got {value!r}")
     return ValueError(f"the numbers of a record are too large: {record!r}")
 

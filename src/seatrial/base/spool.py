@@ -10,7 +10,7 @@ Docs: https://seatrial.github.io/seatrial/base/spool.html.md"""
 __all__ = ['ROTATE', 'cut_back', 'put', 'opened', 'sync_folder', 'new_file', 'ownerless', 'alone', 'after_fork', 'Spool',
            'parsed', 'spooled', 'put_aside']
 
-# %% ../../../nbs/base/04_spool.ipynb #f1ceab3e
+# %% ../../../nbs/base/04_spool.ipynb #deb31089
 import contextlib
 import fcntl
 import json
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from .record import KINDS, OUTCOMES, PREDICTIONS, Kind, stored
+from .record import KINDS, OUTCOMES, PREDICTIONS, Kind, line, stored
 from .settings import CannotDo
 
 # %% ../../../nbs/base/04_spool.ipynb #0a2f589c
@@ -135,7 +135,7 @@ def after_fork(
     ref = weakref.ref(thing)
     os.register_at_fork(after_in_child=lambda: getattr(ref(), "forked", lambda: None)())
 
-# %% ../../../nbs/base/04_spool.ipynb #1d5b3f8e
+# %% ../../../nbs/base/04_spool.ipynb #bd269ed1
 ROTATE = 4 * 2**20  # bytes
 
 
@@ -144,7 +144,7 @@ class Spool:
 
     def __init__(self, folder: Path, fsync: bool):
         self.folder, self.fsync, self.fd, self.last = folder, fsync, None, 0
-        self.turn = threading.Lock()
+        self.turn = threading.RLock()  # whoever appends may leave
         after_fork(self)
 
     def append(self, rows: bytes, n: int) -> None:
@@ -162,25 +162,29 @@ class Spool:
                     self.leave()
 
     def leave(self) -> None:
-        "Close the file: whoever drains next may delete it."
-        fd, self.fd = self.fd, None
-        if fd is not None:
-            os.close(fd)
+        "Close the file, once no append is under way: whoever drains next may delete it."
+        with self.turn:
+            fd, self.fd = self.fd, None
+            if fd is not None:
+                os.close(fd)
 
     def forked(self) -> None:
         "Let go of the parent's file, and of a lock that may never open."
-        self.turn = threading.Lock()
+        self.turn = threading.RLock()
         self.leave()
 
-# %% ../../../nbs/base/04_spool.ipynb #2fb70036
+# %% ../../../nbs/base/04_spool.ipynb #51d06aff
 def parsed(
     text: bytes,  # one line
 ) -> list[tuple[Kind, dict]]:  # kind and row of each record; ValueError where it is damaged
     "The records of one spooled line."
     try:
         stamp, records = json.loads(text.decode())
+        line([KINDS[k].record(*values) for k, *values in records])  # refuses what a store would refuse
+        if type(stamp) is not int or not 0 <= stamp < 2**63 - len(records):
+            raise ValueError(f"no stamp: {stamp}")
         return [(KINDS[k], stored(KINDS[k], values, stamp + i)) for i, (k, *values) in enumerate(records)]
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"not a line of the spool: {text[:40]!r}") from error
 
 # %% ../../../nbs/base/04_spool.ipynb #ae01b332
