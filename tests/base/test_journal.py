@@ -151,6 +151,34 @@ def test_questions_reach_into_rolled_days_and_stop_at_midnight(journal):
     assert journal.read("predictions", model="other").num_rows == 0
 
 
+@settings(deadline=None, max_examples=40)
+@given(
+    batches=st.lists(batches, max_size=4), moved=st.lists(st.sampled_from(["", "drain", "roll"])), n=st.integers(1, 6)
+)
+def test_last_records_are_the_end_of_all_of_them_by_time(tmp_path_factory, batches, moved, n):
+    taken = set()
+    with Journal(tmp_path_factory.mktemp("journal")) as journal:
+        for batch, how in zip(batches, [*moved, "", "", "", ""], strict=False):
+            fresh = {(type(r), r.request_id, getattr(r, "variant", None) or r.name): r for r in batch}
+            journal.append([r for key, r in fresh.items() if key not in taken])
+            taken |= fresh.keys()
+            if how:
+                journal.drain() if how == "drain" else journal.roll(START_S + 2 * DAY_S)
+        for kind, equal in (("predictions", {}), ("outcomes", {}), ("predictions", {"variant": "shadow"})):
+            every = journal.read(kind, **equal).to_pylist()
+            end = sorted(every, key=lambda row: row["time_s"])[-n:]
+            last = journal.read(kind, last=n, **equal).to_pylist()
+            assert [row["time_s"] for row in sorted(last, key=lambda row: row["time_s"])] == [r["time_s"] for r in end]
+            assert last == [row for row in every if row in last]
+
+
+def test_last_decisions_are_found_and_none_is_no_number_of_them(journal):
+    made = [journal.decide(Decision("hold", "quality", time_s=float(i))) for i in range(5)]
+    assert journal.read("decisions", last=2)["id"].to_pylist() == [d.id for d in made[-2:]]
+    with pytest.raises(ValueError, match="last must be at least 1, got 0"):
+        journal.read("decisions", last=0)
+
+
 def test_every_field_comes_back_as_it_went_in_from_every_store(journal):
     made = prediction(
         1, unit="é\n\x00\u2028", segment='"', propensity=0.1 + 0.2, features={"a": 1, "b": [None, "x"], "ü": 1e-300},
