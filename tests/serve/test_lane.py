@@ -1,10 +1,13 @@
+import asyncio
 from collections import deque
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seatrial.serve.lane import Job, frame, groups, load, messages, opened, reply, slices, stacked
+from seatrial.serve.lane import Job, Lane, frame, groups, load, messages, offer, opened, reply, slices, stacked
+from seatrial.serve.protocol import Refused
 
 ARRAYS = st.dictionaries(
     st.text(min_size=1, max_size=5),
@@ -71,3 +74,30 @@ def test_no_job_is_answered_with_the_rows_of_another(asked):
         back = reply(group, {"failures": failures}, {"o:y": np.concatenate(good)} if good else {})
         for answered, cut in back.good:
             assert (back.outputs["y"][cut] == answered.inputs["x"]).all()
+
+
+@given(st.lists(st.tuples(st.integers(1, 12), st.booleans()), max_size=40))
+def test_copies_for_a_shadow_never_keep_a_live_request_out(offered):
+    async def offers():
+        dropped = []
+        lane, rows = Lane("nowhere", print, lambda j, why: dropped.append(j), queue_max=10), 0
+        for n, shadow in offered:
+            try:
+                offer(lane, job(n), shadow)
+                rows += 0 if shadow else n
+            except Refused:
+                assert shadow or rows + n > 10
+            assert lane.rows == rows == sum(j.rows for j in lane.live)
+            assert lane.copied == sum(j.rows for j in lane.shadows) and rows + lane.copied <= 10
+        assert all(j.shadow for j in dropped)
+
+    asyncio.run(offers())
+
+
+def test_a_request_larger_than_the_queue_is_told_not_to_come_back():
+    async def too_many():
+        with pytest.raises(Refused, match="could never wait in the queue") as refusal:
+            offer(Lane("nowhere", print, print, queue_max=10), job(11))
+        assert refusal.value.status == 413 and refusal.value.retry_after_s is None
+
+    asyncio.run(too_many())

@@ -20,7 +20,7 @@ from seatrial.base.settings import CannotDo
 from seatrial.rollout.trial import Gate, Plan, plan_to_dict
 from seatrial.serve.client import Client, Visit, replay
 from seatrial.serve.protocol import Refused
-from seatrial.serve.server import is_ready, launch, serve
+from seatrial.serve.server import environment, is_ready, launch, ordered, serve
 from tests.serve.harbour import family, is_alive, settings_for, shelve, until, worker_of
 
 
@@ -245,12 +245,12 @@ def test_what_cannot_be_served_is_refused_before_anything_starts(tmp_path):
         serve(settings=settings_for(tmp_path), port=0, host="example.com")
 
 
-def test_a_full_queue_says_when_to_come_back(tmp_path):
+def test_a_request_larger_than_the_queue_is_refused_for_good(tmp_path):
     shelve(tmp_path, {"sum": {"1.0.0": [1.0, 1.0]}})
     its = settings_for(tmp_path, SEATRIAL_SERVE_QUEUE_MAX_ROWS="10")
     with launch(settings=its, port=0, log=tmp_path / "log") as running:
         code, said, headers = raw(running.url, "/v2/models/sum/infer", body([[1, 2]] * 11))
-        assert code == 429 and "serve.queue_max_rows=10" in said and float(headers["Retry-After"]) > 0
+        assert code == 413 and "serve.queue_max_rows=10" in said and "Retry-After" not in headers
         assert raw(running.url, "/v2/models/sum/infer", body([[1, 2]] * 10))[0] == 200
 
 
@@ -280,12 +280,64 @@ def test_a_server_ends_with_the_process_that_launched_it(tmp_path):
     until(lambda: not any(is_alive(p) for p in everybody))
 
 
-def test_an_answer_that_is_not_a_number_is_null_and_is_recorded(sea, kept):
+def test_an_answer_that_is_not_a_number_is_a_failure_of_the_model(sea, kept):
     running, its = sea
     code, said, _ = raw(running.url, "/v2/models/triple/infer", body([[3e38]], id="infinite"))
-    assert code == 200 and json.loads(said)["outputs"][0]["data"] == [None]
+    assert code == 503 and "output y must be finite" in json.loads(said)["error"]
     rows = kept(Journal.open(its)).read("predictions", request_id="infinite").to_pylist()
-    assert [row["outputs"] for row in rows] == ['{"y":null}']
+    assert [(row["status"], row["outputs"]) for row in rows] == [("error", "{}")]
+
+
+def tried(artifacts, kept, weights):
+    "An A/B trial of a sound champion and a challenger with these weights, and 30 answers."
+    shelve(artifacts, {"sum": {"1.0.0": [1.0, 1.0], "1.1.0": weights}})
+    its = settings_for(artifacts)
+    plan = Plan("bad", "sum", "1.0.0", "1.1.0", gates=GATE, kind="ab", stages=(0.5,))
+    journal = kept(Journal.open(its))
+    journal.decide(Decision("start", "sum", "bad", evidence=plan_to_dict(plan)))
+    with launch(settings=its, port=0, log=artifacts / "log") as running:
+        client = kept(Client(running.url, retries=0))
+        seen = [client.infer("sum", {"x": [1, 2]}, unit=f"u{i}") for i in range(30)]
+        wrong = raw(running.url, "/v2/models/sum/infer", body([[1, 2, 3, 4]]))[0]
+        return seen, wrong, journal.read("predictions", trial="bad", variant="challenger").to_pylist()
+
+
+@pytest.mark.parametrize("weights", [[float("nan"), 1.0], [1.0, 1.0, 1.0]], ids=["NaN", "another signature"])
+def test_a_challenger_that_cannot_answer_costs_its_trial_an_error_and_its_clients_nothing(tmp_path, kept, weights):
+    seen, wrong, rows = tried(tmp_path, kept, weights)
+    assert {(a.version, a.outputs["y"].tolist()[0]) for a in seen} == {("1.0.0", 3.0)} and wrong == 400
+    assert {row["status"] for row in rows} == {"error"}
+    assert len(rows) == sum(a.trial == "" for a in seen) > 0
+
+
+def test_a_hung_worker_is_replaced(tmp_path, kept):
+    shelve(tmp_path, {"sum": {"1.0.0": [1.0, 1.0]}})
+    its = settings_for(tmp_path, SEATRIAL_SERVE_TIMEOUT_S="0.5")
+    with launch(settings=its, port=0, log=tmp_path / "log") as running:
+        victim = worker_of(running)
+        os.kill(victim, signal.SIGSTOP)
+        assert raw(running.url, "/v2/models/sum/infer", body([[1, 2]]))[0] == 504
+        until(lambda: not is_ready(running.url))
+        until(lambda: is_ready(running.url))
+        assert not is_alive(victim)
+        assert kept(Client(running.url)).infer("sum", {"x": [1, 2]}).outputs["y"].tolist() == [3]
+
+
+def test_of_two_servers_that_start_at_one_moment_on_one_port_one_serves_and_one_says_why_not(tmp_path):
+    shelve(tmp_path, {"sum": {"1.0.0": [1.0, 1.0]}})
+    its = settings_for(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command, url = ordered(its, None, None, port, None, False)
+    shared = {"env": os.environ | environment(its), "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    pair = [subprocess.Popen(command, **shared) for _ in range(2)]
+    until(lambda: any(one.poll() is not None for one in pair), 60)
+    loser, winner = sorted(pair, key=lambda one: one.poll() is None)
+    until(lambda: is_ready(url))
+    winner.terminate()
+    said = [one.communicate()[1] for one in (loser, winner)]
+    assert (loser.returncode, winner.returncode) == (3, 0), said
+    assert f"port {port} on 127.0.0.1 cannot be listened on" in said[0].splitlines()[-1]
 
 
 def test_a_client_that_leaves_is_forgotten_and_its_answer_is_not_recorded_twice(sea, kept):

@@ -14,14 +14,18 @@ Docs: https://seatrial.github.io/seatrial/serve/lane.html.md"""
 
 # %% auto #0
 __all__ = ['SIZES', 'HELLO', 'frame', 'opened', 'Job', 'load', 'groups', 'stacked', 'slices', 'Reply', 'reply', 'Lane', 'offer',
-           'depart', 'sealed', 'messages', 'arrived', 'ask', 'fallen', 'sweep', 'keep']
+           'weigh', 'relieve', 'depart', 'sealed', 'messages', 'arrived', 'ask', 'fallen', 'sweep', 'hung', 'dismissed',
+           'keep']
 
-# %% ../../../nbs/serve/02_lane.ipynb #e70e14fd
+# %% ../../../nbs/serve/02_lane.ipynb #6f2ab138
 import asyncio
 import logging
+import os
+import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count, pairwise
 from math import prod
@@ -69,7 +73,7 @@ def opened(
         start += size
     return header, arrays
 
-# %% ../../../nbs/serve/02_lane.ipynb #a6b8741f
+# %% ../../../nbs/serve/02_lane.ipynb #0b45e1b8
 @dataclass(slots=True, eq=False)
 class Job:
     "One request, or one shadow copy of a request, on its way to a worker."
@@ -82,6 +86,7 @@ class Job:
     sent_s: float = 0.0  # when it last left for a worker
     tries: int = 0  # workers that it was sent to
     gone: bool = False  # nobody waits any more
+    shadow: bool = False  # a copy for a shadow
 
 # %% ../../../nbs/serve/02_lane.ipynb #533481fe
 def load(
@@ -157,7 +162,7 @@ def reply(
     failures = {int(i): (status, sentence) for i, (status, sentence) in header.get("failures", {}).items()}
     return Reply(jobs, outputs, features, failures, header.get("seconds", 0.0))
 
-# %% ../../../nbs/serve/02_lane.ipynb #b27c3615
+# %% ../../../nbs/serve/02_lane.ipynb #6079df4e
 class Lane(asyncio.Protocol):
     "The HTTP process's end of the socket to a worker."
 
@@ -173,7 +178,8 @@ class Lane(asyncio.Protocol):
     ):
         self.path, self.done, self.lost, self.rows_max, self.queue_max = path, done, lost, rows_max, queue_max
         self.live, self.shadows, self.sent, self.asked = deque(), deque(), {}, {}
-        self.rows, self.wire, self.inbox, self.numbers = 0, None, bytearray(), count()
+        self.rows, self.copied, self.worker = 0, 0, 0  # rows that wait: live ones, shadows' ones; a process id
+        self.wire, self.inbox, self.numbers = None, bytearray(), count()
         self.due, self.down_since_s, self.up = False, time.monotonic(), lambda: None
         self.line, self.away = None, asyncio.Event()
         self.away.set()
@@ -194,25 +200,53 @@ class Lane(asyncio.Protocol):
         "The worker is gone."
         fallen(self)
 
-# %% ../../../nbs/serve/02_lane.ipynb #9cab9bbf
+# %% ../../../nbs/serve/02_lane.ipynb #9b1a09d8
 def offer(
     lane: Lane,  # the near end
     job: Job,  # a request on its way
     shadow: bool = False,  # a copy for which nobody waits
 ) -> None:
-    "Let a job in, or refuse it: 429 when the queue is full, 503 when no worker has been there for a while."
+    "Let a job in, or refuse it: 413 too large, 429 the queue is full, 503 no worker has been there for a while."
+    limit, job.shadow = f"the limit is serve.queue_max_rows={lane.queue_max}", shadow
+    if job.rows > lane.queue_max:
+        raise Refused(413, f"this request has {job.rows} rows and could never wait in the queue: {limit}")
     if lane.wire is None and time.monotonic() - lane.down_since_s > lane.GRACE_S:
         raise Refused(503, "no worker is running; it is being restarted, ask again in a second", retry_after_s=1)
-    if lane.rows + job.rows > lane.queue_max:
-        held = f"{lane.rows} rows wait and this request has {job.rows}"
-        raise Refused(429, f"the queue is full: {held}, the limit is serve.queue_max_rows={lane.queue_max}", 1)
+    waiting = lane.rows + (lane.copied if shadow else 0)
+    if waiting + job.rows > lane.queue_max:
+        raise Refused(429, f"the queue is full: {waiting} rows wait and this request has {job.rows}, {limit}", 1)
     (lane.shadows if shadow else lane.live).append(job)
-    lane.rows += job.rows
+    weigh(lane, [job])
+    relieve(lane)
     if not (lane.sent or lane.due or lane.wire is None):
         lane.due = True
         asyncio.get_running_loop().call_soon(depart, lane)
 
-# %% ../../../nbs/serve/02_lane.ipynb #69416ee0
+# %% ../../../nbs/serve/02_lane.ipynb #ebf00297
+def weigh(
+    lane: Lane,  # the near end
+    jobs: Iterable[Job],  # that came or went
+    sign: int = 1,  # -1: they went
+) -> None:
+    "Keep count of the rows that wait."
+    for job in jobs:
+        if job.shadow:
+            lane.copied += sign * job.rows
+        else:
+            lane.rows += sign * job.rows
+
+# %% ../../../nbs/serve/02_lane.ipynb #82f1c3c9
+def relieve(
+    lane: Lane,  # the near end
+) -> None:
+    "Drop the oldest copies for shadows until the queue holds no more than it may."
+    while lane.shadows and lane.rows + lane.copied > lane.queue_max:
+        job = lane.shadows.popleft()
+        weigh(lane, [job], -1)
+        job.gone = True
+        lane.lost(job, Refused(429, "the copy for the shadow made room for a live request"))
+
+# %% ../../../nbs/serve/02_lane.ipynb #0817ea28
 def depart(
     lane: Lane,  # the near end
 ) -> None:
@@ -221,7 +255,7 @@ def depart(
     if lane.sent or lane.wire is None:
         return
     jobs = load(lane.live, lane.shadows, lane.rows_max)
-    lane.rows -= sum(job.rows for job in jobs)
+    weigh(lane, jobs, -1)
     lane.wire.writelines([sealed(lane, group) for group in groups(job for job in jobs if not job.gone)])
 
 # %% ../../../nbs/serve/02_lane.ipynb #1d92fa2c
@@ -252,7 +286,7 @@ def messages(
     del inbox[:start]
     return found
 
-# %% ../../../nbs/serve/02_lane.ipynb #48d5e4cb
+# %% ../../../nbs/serve/02_lane.ipynb #dcf2c998
 def arrived(
     lane: Lane,  # the near end
     message: bytes,  # from the worker
@@ -260,7 +294,7 @@ def arrived(
     "Hand a worker's message to whoever waits for it, and let the next load go."
     header, arrays = opened(message)
     if header["id"] == HELLO:
-        lane.wire = lane.line
+        lane.wire, lane.worker = lane.line, header.get("pid", 0)
         lane.up()
         return depart(lane)
     if header["id"] in lane.asked:
@@ -291,7 +325,7 @@ async def ask(
     lane.wire.write(frame({"id": number, **question}, {}))
     return await waiter
 
-# %% ../../../nbs/serve/02_lane.ipynb #c0b3cfda
+# %% ../../../nbs/serve/02_lane.ipynb #137d55c0
 def fallen(
     lane: Lane,  # the near end
 ) -> None:
@@ -299,7 +333,7 @@ def fallen(
     lane.away.set()
     if lane.wire is None:
         return
-    lane.wire, lane.down_since_s = None, time.monotonic()
+    lane.wire, lane.worker, lane.down_since_s = None, 0, time.monotonic()
     for waiter in lane.asked.values():
         if not waiter.done():
             waiter.set_exception(Refused(503, "the worker died while it was asked; ask again in a second", 1))
@@ -307,13 +341,13 @@ def fallen(
     lane.asked, lane.sent = {}, {}
     for job in reversed(held):
         if job.tries < 2:
-            lane.live.appendleft(job)
-            lane.rows += job.rows
+            (lane.shadows if job.shadow else lane.live).appendleft(job)
+            weigh(lane, [job])
         else:
             job.gone = True
             lane.lost(job, Refused(503, "two workers died with this request inside; it is not sent to a third"))
 
-# %% ../../../nbs/serve/02_lane.ipynb #b268f7cc
+# %% ../../../nbs/serve/02_lane.ipynb #59123981
 def sweep(
     lane: Lane,  # the near end
     timeout_s: float,  # how long a job may take in all
@@ -329,8 +363,31 @@ def sweep(
             job.gone = True
             lane.lost(job, Refused(503, "no worker came back in time; it is being restarted", retry_after_s=1))
     if down:
-        lane.rows, _, _ = 0, lane.live.clear(), lane.shadows.clear()
-    return bool(lane.live or lane.sent)
+        lane.rows, lane.copied, _, _ = 0, 0, lane.live.clear(), lane.shadows.clear()
+    return bool(lane.live or lane.shadows or lane.sent)
+
+# %% ../../../nbs/serve/02_lane.ipynb #2e22f04f
+def hung(
+    lane: Lane,  # the near end
+    limit_s: float,  # how long a load may be out
+) -> bool:
+    "Whether the worker has held a load for longer than that."
+    now = time.monotonic()
+    return any(now - job.sent_s > limit_s for group in lane.sent.values() for job in group)
+
+# %% ../../../nbs/serve/02_lane.ipynb #5f8ed34c
+def dismissed(
+    lane: Lane,  # the near end
+    limit_s: float,  # how long a load may be out
+) -> bool:  # whether there was reason to
+    "Kill a worker that hangs; whoever started it starts another."
+    late = lane.worker != 0 and hung(lane, limit_s)
+    if late:
+        logging.getLogger(__name__).warning("the worker has not answered for %g s and is killed", limit_s)
+        with suppress(ProcessLookupError):
+            os.kill(lane.worker, signal.SIGKILL)
+        lane.worker = 0
+    return late
 
 # %% ../../../nbs/serve/02_lane.ipynb #09b581de
 async def keep(

@@ -16,7 +16,7 @@ Docs: https://seatrial.github.io/seatrial/serve/office.html.md"""
 __all__ = ['Held', 'Office', 'gauges', 'opened', 'loaded', 'asked_for', 'wanted', 'prepare', 'health', 'described', 'model_ready',
            'received']
 
-# %% ../../../nbs/serve/06_office.ipynb #9659795f
+# %% ../../../nbs/serve/06_office.ipynb #0d2ef8f3
 import asyncio
 import secrets
 import time
@@ -28,7 +28,7 @@ from itertools import count
 from ..base.journal import Journal
 from ..base.settings import CannotDo, Settings
 from ..registry.manifest import Shelf
-from .lane import Job, Lane, Reply, ask
+from .lane import Job, Lane, Reply, ask, hung
 from .metrics import Tally
 from .protocol import Address, Refused, outcomes
 from .routing import Router, refresh
@@ -143,12 +143,14 @@ def prepare(
     for key in wanted(office) - office.held.keys() - office.asking.keys():
         office.asking[key] = asyncio.create_task(asked_for(office, key))
 
-# %% ../../../nbs/serve/06_office.ipynb #f1659f4b
+# %% ../../../nbs/serve/06_office.ipynb #68f4bbe0
 def health(
     office: Office,  # what all requests share
 ) -> tuple[int, dict]:  # HTTP status, what to say
     "Ready means: a worker is there, models are known, and the journal can be read and written."
     troubles = [] if office.lane.wire is not None else ["no worker is running; it is being restarted"]
+    if hung(office.lane, office.settings.serve.timeout_s):
+        troubles.append("the worker holds requests for longer than serve.timeout_s and may hang")
     troubles += [] if office.router.table else ["no model is registered"]
     troubles += [office.router.trouble] if office.router.trouble else []
     said = {"status": "not ready" if troubles else "ready", "reasons": troubles, "models": sorted(office.router.table)}
