@@ -1,6 +1,7 @@
 """Evidence counts units, of one stage, on the side where they belong."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -8,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seatrial.rollout.evidence import Evidence, against, answer, by_unit, evidence, values
+from seatrial.rollout.evidence import Evidence, against, answer, by_unit, evidence, failed, values
 from seatrial.rollout.split import assign
 from seatrial.rollout.trial import Gate, Plan
 from seatrial.stats.moments import Moments
 
-ALL = [Gate(m, margin=1.0) for m in ("abs_error", "squared_error", "outcome", "error_rate", "latency_ms")]
+ALL = [Gate(m, margin=0.9) for m in ("abs_error", "squared_error", "outcome", "error_rate", "latency_ms")]
 PLAN = Plan("t", "m", "1", "2", gates=ALL, outcome="rating", stages=(0.25, 1.0))
 NAMES = ("request_id", "unit", "variant", "outputs", "outcome", "latency_ms", "cached", "status")
 
@@ -120,3 +121,28 @@ def test_at_full_share_the_champion_is_that_of_the_stage_before():
     assert seen.reference
     assert (seen.of("outcome", "challenger"), seen.of("outcome", "champion")) == (a, b)
     assert seen.units == {"champion": 7, "challenger": 9}
+
+
+@pytest.mark.parametrize("output", ["", "rating"])
+@pytest.mark.parametrize("said", [None, [None], [[1.0, None]], float("nan"), float("inf")])
+def test_an_answer_with_a_hole_is_a_failure(said, output):
+    gates = (Gate("error_rate", margin=0.05),)
+    plan = replace(PLAN, outcome="", output=output, gates=gates)
+    seen = evidence(table([row(i, said=said) for i in range(100)]), plan, 0)
+    assert [seen.of("error_rate", v).mean for v in ("champion", "challenger")] == [1.0, 1.0]
+
+
+def test_only_the_named_output_counts_where_one_is_named():
+    rows = [(*row(i)[:3], json.dumps({"rating": 1.0, "spread": None}), *row(i)[4:]) for i in range(100)]
+    assert failed(table(rows), "rating").sum() == 0
+    assert failed(table(rows)).sum() == failed(table(rows), "spread").sum() == 100
+
+
+@pytest.mark.parametrize("huge", [1e160, 1e200, 1e300])
+def test_one_impossible_outcome_spoils_its_metrics_and_no_other(huge):
+    rows = [row(i, outcome=huge if i == 7 else 2.0 + i % 3) for i in range(200)]
+    seen = evidence(table(rows), PLAN, 0)
+    assert set(seen.trouble) == {"abs_error", "squared_error", "outcome"}
+    assert f"{huge:g}" in seen.trouble["outcome"]
+    assert set(seen.moments) == {"error_rate", "latency_ms"}
+    assert against(seen, Evidence()).trouble == seen.trouble

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import asdict
 
 import numpy as np
@@ -85,3 +86,9 @@ def test_what_is_not_a_number_is_refused_by_name(bad, message):
 def test_an_impossible_summary_is_refused(bad):
     with pytest.raises(ValueError, match="Moments must have"):
         Moments(*bad)
+
+
+@pytest.mark.parametrize("huge", [1e155, 1e160, 1e200, 1e308])
+def test_a_value_that_overflows_is_refused_by_its_value_and_never_becomes_no_spread(huge):
+    with pytest.raises(ValueError, match=re.escape(f"{huge:g}")):
+        Moments.of([1.0, 2.0, 3.0, -huge])
