@@ -145,7 +145,7 @@ def register(
     version = Registry(settings_of(ctx)).register(model, name=name, bump=bump or None)
     show({key: getattr(version, key) for key in ("name", "version", "sha256", "folder", "metrics")}, as_json)
 
-# %% ../../../nbs/app/04_cli.ipynb #38b7b7fd
+# %% ../../../nbs/app/04_cli.ipynb #5b3d8988
 @app.command("list")
 def listing(
     ctx: typer.Context, name: Annotated[str, typer.Argument(help="One model; empty: all.")] = "", as_json: Json = False
@@ -233,7 +233,7 @@ def address(settings) -> str:
     "Where this machine's server listens."
     return f"http://{settings.serve.host}:{settings.serve.port}"
 
-# %% ../../../nbs/app/04_cli.ipynb #7b769aec
+# %% ../../../nbs/app/04_cli.ipynb #9a4f574f
 @trials.command("start")
 def trial_start(
     ctx: typer.Context,
@@ -366,7 +366,7 @@ def report(
     show({"ok": done.ok, "html": done.html, "metrics": done.metrics, "error": done.error}, as_json, template)
     raise typer.Exit(0 if done.ok else 3)
 
-# %% ../../../nbs/app/04_cli.ipynb #7c343cdb
+# %% ../../../nbs/app/04_cli.ipynb #95107242
 @app.command()
 def journal(
     ctx: typer.Context,
@@ -379,8 +379,8 @@ def journal(
     "What was answered, what came of it, what was decided."
     from seatrial.base.journal import Journal
 
-    found = Journal.open(settings_of(ctx)).read(kind, model=model or None, request_id=request or None)
-    rows = found.sort_by("time_s").slice(max(0, found.num_rows - last)).to_pylist()
+    found = Journal.open(settings_of(ctx)).read(kind, last=last, model=model or None, request_id=request or None)
+    rows = found.sort_by("time_s").to_pylist()
     show(rows if as_json else [brief(kind, row) for row in rows], as_json, kind)
 
 # %% ../../../nbs/app/04_cli.ipynb #2b5515b9
