@@ -693,6 +693,24 @@ def test_closing_waits_for_the_append_that_is_under_way(journal, monkeypatch, tm
     assert ids(journal.read("outcomes")) == ["r0"] and journal.spool.fd is None
 
 
+def test_nothing_is_skipped_after_a_line_that_was_drained_before_its_fsync_failed(tmp_path, monkeypatch):
+    with Journal(tmp_path, durable="power") as journal, Journal(tmp_path) as other:
+        journal.append([outcome(0)])
+
+        def fails(fd):
+            monkeypatch.undo()
+            assert other.drain() == 2
+            raise OSError(5, "Input/output error")
+
+        monkeypatch.setattr(spool.os, "fsync", fails)
+        with pytest.raises(CannotDo, match="Input/output error"):
+            journal.append([outcome(1)])
+        for i in range(2, 6):
+            journal.append([outcome(i)])
+        assert {"r0", "r2", "r3", "r4", "r5"} <= set(ids(other.read("outcomes")))
+        assert other.drain() == 4 and len(spool_files(journal)) == 1
+
+
 def test_full_spool_files_are_left_drained_and_deleted(journal, monkeypatch):
     monkeypatch.setattr(spool, "ROTATE", 500)
     for i in range(40):
