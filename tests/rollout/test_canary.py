@@ -201,7 +201,46 @@ def test_both_parts_of_a_margin_add_up():
 def test_alpha_is_shared_by_all_stages_and_gates():
     a, b = Moments(500, 1.0, 100.0), Moments(400, 1.1, 90.0)
     alone = always_valid(a, b, PLAN.alpha / 8, tuned_for=20 * PLAN.units_min)
-    assert (judge(ERROR, a, b, PLAN).lower, judge(ERROR, a, b, PLAN).upper) == (alone.lower, alone.upper)
+    found = judge(Gate("abs_error", margin=0.05), a, b, PLAN)
+    assert (found.lower, found.upper) == (alone.lower, alone.upper)
     failures = Gate("error_rate", margin=0.05)
     m = Moments(500, 0.0, 0.0)
     assert judge(failures, m, m, PLAN).upper == rate_bounds(m, PLAN.alpha / 16)[1]
+
+
+def test_a_metric_that_cannot_be_computed_holds_but_never_hides_harm():
+    state, trouble = TrialState(PLAN, (0.0,)), {"abs_error": "a value of 1e+200 has no finite spread"}
+    spoilt = lambda e: replace(e, moments={"error_rate": e.moments["error_rate"]}, trouble=trouble)  # noqa: E731
+    move = step(state, spoilt(shown((4500, 500))), 600.0)
+    assert (move.kind, move.verdict) == ("hold", "invalid")
+    assert "abs_error" in move.reason and "1e+200" in move.reason
+    assert step(state, spoilt(shown((4500, 500), failures=(0.0, 1.0))), 600.0).kind == "rollback"
+
+
+CASES = [("lower", "guardrail"), ("higher", "guardrail"), ("lower", "goal"), ("higher", "goal")]
+
+
+@pytest.mark.parametrize(("better", "kind"), CASES)
+@pytest.mark.parametrize("share", [0.05, 0.5, 1.0])
+def test_a_challenger_at_its_margin_is_judged_wrongly_no_more_often_than_promised(better, kind, share):
+    gate = Gate("abs_error", better, margin_share=share, kind=kind)
+    plan = replace(PLAN, gates=(gate,), kind="ab", stages=(0.5,), units_min=50)
+    rng, runs, looks = np.random.default_rng(8), 200, 40
+    at = 1 + share * (1 if (better == "lower") == (kind == "guardrail") else -1)
+    wrong = 0
+    for _ in range(runs):
+        champion, challenger = rng.normal(1.0, 0.5, 50 * looks), rng.normal(at, 0.2, 50 * looks)
+        seen = ((Moments.of(champion[:n]), Moments.of(challenger[:n])) for n in range(50, 50 * looks + 1, 50))
+        wrong += any(judge(gate, *arms, plan).answer != "open" for arms in seen)
+    assert wrong / runs <= plan.alpha
+
+
+@given(squares, squares, st.floats(-50, 50), st.floats(-50, 50), st.floats(0, 2), st.sampled_from(CASES))
+def test_the_bounds_stand_around_the_effect_and_agree_with_the_answer(v, w, x, y, share, case):
+    gate = Gate("abs_error", case[0], margin=0.1, margin_share=share, kind=case[1])
+    found = judge(gate, Moments(300, x, v), Moments(200, y, w), PLAN)
+    if np.isfinite(found.lower):
+        assert found.lower <= found.effect + 1e-9 and found.effect - 1e-9 <= found.upper
+    least, most = (found.lower, found.upper) if case[0] == "lower" else (-found.upper, -found.lower)
+    limit = found.margin if case[1] == "guardrail" else -found.margin
+    assert found.answer == ("failed" if least > limit else "passed" if most < limit else "open")

@@ -16,6 +16,7 @@ from seatrial.rollout.trial import (
     Gate,
     Plan,
     TrialState,
+    aimed,
     draft,
     fold,
     moved,
@@ -33,8 +34,8 @@ gates = st.builds(
     Gate,
     metric=st.sampled_from(sorted(set(METRICS) - {"disagreement"})),
     better=st.sampled_from(["lower", "higher"]),
-    margin=st.floats(1e-6, 10),
-    margin_share=st.floats(0, 1),
+    margin=st.floats(1e-6, 0.4),
+    margin_share=st.floats(0, 0.5),
     kind=st.sampled_from(["guardrail", "goal"]),
 )
 plans = st.builds(
@@ -95,6 +96,9 @@ def test_a_plan_survives_json_exactly(plan):
         ({"dwell_s": "900"}, "dwell_s must be"),
         ({"units_min": 1}, "units_min must be"),
         ({"units_min": True}, "units_min must be"),
+        ({"units_min": 2.5}, "units_min must be a whole number, got 2.5"),
+        ({"outcome": 5}, "outcome must be a text, got 5"),
+        ({"output": 5}, "output must be a text, got 5"),
         ({"horizon_s": 10.0}, "longer than dwell_s"),
         ({"trial": ""}, "trial must be a non-empty"),
         ({"challenger": "1.0.0"}, "must differ"),
@@ -115,6 +119,8 @@ def test_a_wrong_plan_is_refused_by_name(change, says):
         (lambda: Gate("latency", margin=1), "metric must be one of abs_error, squared_error"),
         (lambda: Gate("error_rate"), "equality can never be proved"),
         (lambda: Gate("error_rate", margin=-1), "margin of the gate on error_rate"),
+        (lambda: Gate("error_rate", margin=5.0), "error_rate must be below 1 in all, got 5"),
+        (lambda: Gate("error_rate", margin=0.6, margin_share=0.4), "error_rate must be below 1 in all, got 1"),
         (lambda: Gate("error_rate", margin=0.1, kind="wish"), "kind must be one of guardrail, goal"),
         (lambda: Gate("error_rate", "smaller", 0.1), "better must be one of lower, higher"),
         (lambda: plan_from_dict({"trial": "t"}), "could not be read"),
@@ -234,3 +240,26 @@ def test_a_decision_about_another_trial_changes_nothing():
     started = fold([told("start", 0.0, plan=PLAN)])
     assert fold([told("rollback", 1.0, trial="other")], started) == started
     assert fold([told("rollback", 1.0, model="other")], started) == started
+
+
+def test_a_start_that_cannot_be_read_begins_no_trial_and_stops_nobody():
+    bad = told("start", 0.0, plan=PLAN)
+    bad.evidence["wind"] = 7
+    other = told("start", 1.0, trial="o", model="other", plan=replace(PLAN, trial="o", model="other"))
+    states = fold([bad, told("hold", 0.5), other])
+    assert set(states) == {"other"}
+    assert fold([told("start", 2.0, plan=PLAN)], states)["m"].live
+
+
+def test_an_output_is_the_one_that_the_model_has():
+    plan = draft("canary", "t", "m", "1", "2", HOUSE, outcome="rating")
+    assert aimed(plan, {"rating": True, "other": True}) is plan
+    assert aimed(plan, {"prediction": True, "label": False}).output == "prediction"
+    for outputs in ({"a": True, "b": True}, {"rating": False, "a": True}, {"label": False}):
+        with pytest.raises(ValueError, match=r"output must be one of .*, got 'rating'"):
+            aimed(plan, outputs)
+    named = draft("canary", "t", "m", "1", "2", HOUSE, outcome="stars", output="rating")
+    with pytest.raises(ValueError, match="output must be one of prediction, got 'rating'"):
+        aimed(named, {"prediction": True})
+    clicks = draft("ab", "t", "m", "1", "2", HOUSE, metric="outcome", outcome="click")
+    assert aimed(clicks, {"a": True, "b": True}) is clicks
