@@ -20,11 +20,12 @@ HOUSE = RolloutSettings(dwell_s=60.0, units_min=30, stages_share=(0.5, 1.0))
 START_S = 1_800_000_000.0
 
 
-def graph(path, weight):
-    "A one-column linear model as an ONNX file."
-    w = helper.make_tensor("w", TensorProto.FLOAT, (1, 1), np.array([weight], np.float32))
-    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n", 1]) for n in ("x", "y"))
-    body = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "g", [x], [y], [w])
+def graph(path, weight, columns=1, names=("x", "y")):
+    "A linear model as an ONNX file."
+    w = helper.make_tensor("w", TensorProto.FLOAT, (columns, 1), np.full(columns, weight, np.float32))
+    sizes = zip(names, (columns, 1), strict=True)
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n", k]) for n, k in sizes)
+    body = helper.make_graph([helper.make_node("MatMul", [names[0], "w"], [names[1]])], "g", [x], [y], [w])
     save(helper.make_model(body, opset_imports=[helper.make_opsetid("", 17)], ir_version=10), path)
     return path
 
@@ -35,6 +36,8 @@ def settings_in(artifacts):
 
 class Bay:
     "A harbour: artifacts, a clock that is moved by hand, and as many controllers as a test wants."
+
+    graph = staticmethod(graph)
 
     def __init__(self, artifacts):
         self.now, self.seen = START_S, 0

@@ -8,11 +8,12 @@ from itertools import pairwise
 
 import pytest
 
-from seatrial.base.record import Decision
+from seatrial.base.record import Decision, Outcome, Prediction
 from seatrial.base.settings import CannotDo
 from seatrial.operate.controller import PATIENCE, Controller, Memory, decision_of, watch
 from seatrial.registry.manifest import UnknownVersion
-from seatrial.rollout.trial import fold
+from seatrial.rollout.split import assign
+from seatrial.rollout.trial import draft, fold
 
 GOOD, BAD, SAME = (1.0, 0.5), (1.0, 2.0), (1.0, 1.0)
 
@@ -308,3 +309,94 @@ def test_trouble_that_comes_and_goes_does_not_add_up(bay):
 
     watch(Rough(bay.journal, bay.registry, bay.settings, holder="rough"), stop, 0.0)
     assert len(looks) == 3 * PATIENCE + 1
+
+
+@pytest.mark.parametrize("huge", [1e160, 1e200])
+@pytest.mark.parametrize("errors", [SAME, BAD])
+def test_one_impossible_answer_holds_the_trial_and_says_so(bay, caplog, huge, errors):
+    plan = bay.plan()
+    bay.controller.start(plan)
+    bay.traffic(plan, bay.controller.memory.states["film"], errors)
+    spoil(bay, plan, huge)
+    made = bay.controller.tick()
+    assert [(d.kind, d.evidence["verdict"]) for d in made] == [("hold", "invalid")]
+    assert f"{huge:g}" in made[0].reason
+    assert "abs_error" in caplog.text
+    bay.traffic(plan, bay.controller.memory.states["film"], errors)
+    assert bay.controller.tick() == []  # the same reason is not written twice
+
+
+def spoil(bay, plan, huge):
+    "One unit to which the champion's answer is out of this world."
+    unit = next(
+        u
+        for u in (f"v{i}" for i in range(99))
+        if assign(u, plan.salt, {"challenger": 0.5, "champion": 0.5}) == "champion"
+    )
+    said = Prediction("odd", "champion", bay.now, plan.trial, "film", plan.champion, unit, outputs={"y": huge})
+    bay.journal.append([said, Outcome("odd", "y", 0.0, bay.now)])
+    bay.journal.drain()
+    bay.now += 1
+
+
+def test_an_impossible_answer_does_not_keep_a_failing_challenger_in_service(bay):
+    plan = bay.plan()
+    bay.controller.start(plan)
+    spoil(bay, plan, 1e200)
+    bay.traffic(plan, bay.controller.memory.states["film"], GOOD, status="error")
+    assert kinds(bay.controller.tick()) == ["rollback"]
+
+
+def test_a_challenger_that_answers_nothing_is_taken_off(bay):
+    assert kinds(bay.sail(bay.plan(), (1.0, float("nan")))) == ["start", "rollback"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "says"),
+    [
+        ({"columns": 2}, r"champion's inputs, got 'x': FP32 \[-1, 2\] in .*, FP32 \[-1, 1\] in the champion 1\.0\.0"),
+        ({"names": ("x2", "y")}, "champion's inputs, got 'x': nothing in"),
+        ({"names": ("x", "z")}, "champion's outputs, got 'y': nothing in"),
+    ],
+)
+def test_a_challenger_that_clients_could_not_talk_to_is_not_started(bay, tmp_path, shape, says):
+    made = bay.registry.register(bay.graph(tmp_path / "other.onnx", 1.0, **shape), name="film", bump="major")
+    with pytest.raises(ValueError, match=says):
+        bay.controller.start(bay.plan(challenger=made.version))
+
+
+def test_a_trial_judges_the_output_that_the_model_has(bay):
+    plan = draft("canary", "t", "film", "1.0.0", "1.1.0", bay.settings.rollout, outcome="stars", output="rating")
+    with pytest.raises(ValueError, match="output must be one of y, got 'rating'"):
+        bay.controller.start(plan)
+    plan = draft("canary", "t", "film", "1.0.0", "1.1.0", bay.settings.rollout, outcome="stars")
+    assert bay.controller.start(plan).evidence["output"] == "y"
+
+
+def test_a_second_rollback_does_not_bring_back_what_the_first_took_away(bay):
+    for version in ("1.1.0", "1.1.1"):
+        bay.registry.alias("film", "champion", version)
+    gone = [bay.controller.rollback("film")[-1].to_version for _ in range(2)]
+    assert gone == ["1.1.0", "1.0.0"]
+    with pytest.raises(ValueError, match=r"no earlier champion than 1\.0\.0: name a version"):
+        bay.controller.rollback("film")
+    bay.controller.rollback("film", "1.1.1")  # who insists may
+    assert bay.champion == "1.1.1"
+
+
+def test_a_rollback_between_a_promotion_and_its_alias_undoes_just_this_promotion(bay):
+    bay.registry.alias("film", "champion", "1.1.0")
+    plan = bay.plan(champion="1.1.0", challenger="1.1.1")
+    bay.controller.start(plan)
+    for stage, kind in enumerate(("advance", "promote")):
+        bay.journal.decide(decision_of(plan, kind, "", {"stage": stage}, "controller", bay.now))
+    made = bay.another("second").rollback("film", reason="too late")
+    assert [d.to_version for d in made] == ["1.1.1", "1.1.0"]
+    assert bay.champion == "1.1.0"
+    assert bay.controller.tick() == []
+
+
+def test_an_unreadable_start_is_told_and_stops_nobody(bay, caplog):
+    bay.journal.decide(Decision("start", "other", "odd", evidence={"wind": 7}))
+    assert kinds(bay.sail(bay.plan(), GOOD)) == ["start", "advance", "promote", "alias"]
+    assert "trial odd of other did not begin" in caplog.text

@@ -14,9 +14,10 @@ Docs: https://seatrial.github.io/seatrial/operate/controller.html.md"""
 
 # %% auto #0
 __all__ = ['BACK', 'LEASE', 'PATIENCE', 'Memory', 'stage_evidence', 'gathered', 'decision_of', 'news', 'Controller', 'leased',
-           'caught_up', 'tick', 'judged', 'settled', 'start', 'abort', 'rollback', 'before', 'watch', 'released']
+           'caught_up', 'tick', 'looked', 'judged', 'settled', 'alike', 'start', 'abort', 'rollback', 'before', 'watch',
+           'released']
 
-# %% ../../../nbs/operate/01_controller.ipynb #26e460b7
+# %% ../../../nbs/operate/01_controller.ipynb #066f62e1
 import logging
 import os
 import socket
@@ -29,13 +30,13 @@ from uuid import uuid4
 from ..base.journal import Journal
 from ..base.record import Decision
 from ..base.settings import CannotDo, Settings
-from ..registry.manifest import verify
+from ..registry.manifest import Version, verify
 from ..registry.versions import Registry
 from ..rollout.canary import Move, step
 from ..rollout.evidence import Evidence, against, evidence
-from ..rollout.trial import Plan, TrialState, fold, plan_to_dict
+from ..rollout.trial import Plan, TrialState, aimed, fold, plan_to_dict
 
-# %% ../../../nbs/operate/01_controller.ipynb #c62e0900
+# %% ../../../nbs/operate/01_controller.ipynb #204a01c9
 @dataclass(slots=True)
 class Memory:
     "What the decisions so far amount to; forgetting it costs only the time to read them again."
@@ -49,6 +50,8 @@ class Memory:
         "Take in further decisions, in their order."
         for d in decisions:
             before, self.states = self.states.get(d.model), fold([d], self.states)
+            if d.kind == "start" and self.states.get(d.model) is before and not (before and before.live):
+                logging.getLogger(__name__).warning("trial %s of %s did not begin: unreadable plan", d.trial, d.model)
             if d.kind == "alias" and d.evidence.get("alias") == "champion":
                 self.champions[d.model] = d.to_version
                 self.due.pop(d.model, None)
@@ -170,7 +173,20 @@ def tick(
         raise trouble
     return made
 
-# %% ../../../nbs/operate/01_controller.ipynb #4667d083
+# %% ../../../nbs/operate/01_controller.ipynb #3fff6ebf
+def looked(
+    journal: Journal,  # of the trial
+    state: TrialState,  # live
+    now_s: float,  # seconds since 1970
+) -> Move:  # a hold, where the evidence cannot be read
+    "What the evidence says now; data that cannot be read are a reason to hold, not to fall over."
+    try:
+        return step(state, gathered(journal, state), now_s)
+    except (ValueError, ArithmeticError) as error:
+        told = {"stage": state.stage, "verdict": "invalid"}
+        return Move("hold", "invalid", f"the evidence cannot be read: {error}", told)
+
+# %% ../../../nbs/operate/01_controller.ipynb #d075763e
 def judged(
     controller: Controller,  # with its journal, registry and memory
     state: TrialState,  # live
@@ -182,7 +198,7 @@ def judged(
         reason = f"the champion became {champion} while the trial compared with {plan.champion}"
         move = Move("abort", "invalid", reason, {"stage": state.stage, "verdict": "invalid"})
     else:
-        move = step(state, gathered(controller.journal, state), now_s)
+        move = looked(controller.journal, state, now_s)
     if not news(state, move) or not leased(controller):
         return []
     if move.verdict == "invalid":
@@ -208,7 +224,21 @@ def settled(
         registry.publish()
     return []
 
-# %% ../../../nbs/operate/01_controller.ipynb #45c9052c
+# %% ../../../nbs/operate/01_controller.ipynb #c778c41d
+def alike(
+    champion: Version,  # that serves
+    challenger: Version,  # that is to be tried
+) -> None:
+    "Refuse a challenger that clients of the champion could not talk to."
+    for side in ("inputs", "outputs"):
+        old, new = ({t["name"]: t for t in v.signature.get(side, ())} for v in (champion, challenger))
+        for name in old if side == "outputs" else {**old, **new}:
+            a, b = ([str(t[name][k]) for k in ("datatype", "shape")] if name in t else ["nothing"] for t in (old, new))
+            if a != b:
+                what = f"{' '.join(b)} in {challenger.version}, {' '.join(a)} in the champion {champion.version}"
+                raise ValueError(f"challenger must have the champion's {side}, got {name!r}: {what}")
+
+# %% ../../../nbs/operate/01_controller.ipynb #817b6367
 def start(
     controller: Controller,  # with its journal, registry and memory
     plan: Plan,  # of the trial
@@ -216,11 +246,13 @@ def start(
 ) -> Decision:  # as it stands in the journal
     "Check a plan against the registry and the journal, and write it down."
     shelf, memory = controller.registry.shelf, caught_up(controller)
-    shelf.version(plan.model, plan.champion)
-    verify(shelf.version(plan.model, plan.challenger))
+    champion, challenger = (shelf.version(plan.model, v) for v in (plan.champion, plan.challenger))
+    verify(challenger)
     serving = shelf.resolve(plan.model).version
     if plan.champion != serving:
         raise ValueError(f"champion must be the version that serves, {serving}, got {plan.champion!r}")
+    alike(champion, challenger)
+    plan = aimed(plan, {t["name"]: t["datatype"] != "BYTES" for t in champion.signature["outputs"]})
     live = memory.states.get(plan.model)
     if live is not None and live.live:
         raise ValueError(f"trial {live.plan.trial!r} of {plan.model} is live: end it before {plan.trial!r} starts")
@@ -253,7 +285,7 @@ def abort(
     caught_up(controller)
     return made
 
-# %% ../../../nbs/operate/01_controller.ipynb #5b6a31ed
+# %% ../../../nbs/operate/01_controller.ipynb #d525f041
 def rollback(
     controller: Controller,  # with its journal, registry and memory
     model: str,  # its name
@@ -262,11 +294,11 @@ def rollback(
     actor: str = "",  # who does it
 ) -> list[Decision]:  # as they stand in the journal
     "Go back: end the live trial or, where none is live, move the champion's alias."
-    registry, made = controller.registry, []
-    now = registry.shelf.resolve(model).version
+    registry, state = controller.registry, caught_up(controller).states.get(model)
     if to_version is not None:
         registry.shelf.version(model, to_version)
-    state = caught_up(controller).states.get(model)
+    made = settled(controller, model)
+    now = registry.shelf.resolve(model).version
     if state is not None and state.live:
         made.append(abort(controller, state.plan.trial, reason, actor, kind="rollback"))
         to_version = to_version or now
@@ -278,17 +310,26 @@ def rollback(
         raise ValueError(f"to_version must differ from the champion of {model}, both are {now}")
     return made
 
-# %% ../../../nbs/operate/01_controller.ipynb #f32769c0
+# %% ../../../nbs/operate/01_controller.ipynb #e7008769
 def before(
     registry: Registry,  # whose history is read
     model: str,  # its name
     now: str,  # the champion
 ) -> str:  # the version that was champion before it
-    "The last other champion, from the history of the alias."
-    held = [d.to_version for d in registry.history(model) if d.evidence["alias"] == "champion" and d.to_version]
-    others = [v for v in held[: len(held) - held[::-1].index(now)] if v != now] if now in held else held
+    "The last other champion that nobody went back from, by the history of promotions and of the alias."
+    held, left, promoted = [], set(), ""  # the way that led here; versions gone back from; decided, not yet done
+    for d in registry.journal.decisions(model=model):
+        if d.kind == "promote":
+            promoted = d.to_version
+        elif d.kind == "alias" and d.evidence.get("alias") == "champion" and d.to_version:
+            if d.to_version in held[:-1] and d.to_version != promoted:
+                left.update(held.pop() for _ in range(held[::-1].index(d.to_version)))
+            elif held[-1:] != [d.to_version]:
+                held.append(d.to_version)
+            left, promoted = left - {d.to_version}, ""
+    others = [v for v in held if v != now and v not in left]
     if not others:
-        raise ValueError(f"{model} has no earlier champion than {now}: name a version to go to")
+        raise ValueError(f"{model} has no earlier champion than {now}: name a version to go to (to_version)")
     return others[-1]
 
 # %% ../../../nbs/operate/01_controller.ipynb #bcdace02
