@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -248,3 +249,89 @@ def test_aliases_fold_in_the_order_of_the_decisions():
     assert aliases_of(log, 2) == {"tone": {"champion": "1.0.0", "shadow": "1.1.0"}}
     assert aliases_of(log) == {"tone": {"champion": "2.0.0"}}
     assert aliases_of([replace(log[0], kind="promote")]) == {}
+
+
+def test_a_backup_without_its_books_is_refused_and_not_touched(registry, bundle, books):
+    made = registry.register(bundle("a"), name="tone")
+    artifacts = registry.settings.paths.artifacts
+    shutil.rmtree(artifacts / "registry")
+    shutil.copy(books, artifacts)
+    for _ in range(2):
+        with pytest.raises(CannotDo, match=r"holds tone/1\.0\.0, but neither .* nothing was changed"):
+            Registry(registry.settings, registry.journal)
+    assert verify(made) == made
+
+
+@pytest.mark.parametrize("manifest", ["{", '{"format": 1, "versions": []}'])
+def test_a_broken_manifest_and_a_mistyped_tracking_store_lose_nothing(registry, bundle, tmp_path, manifest):
+    made = registry.register(bundle("a"), name="tone")
+    (registry.settings.paths.artifacts / "registry" / "manifest.json").write_text(manifest)
+    mistyped = replace(registry.settings, registry=RegistrySettings(f"sqlite:///{tmp_path}/mistyped.db"))
+    with pytest.raises(CannotDo, match="tracking_uri"):
+        Registry(mistyped, registry.journal)
+    again = Registry(registry.settings, registry.journal)
+    assert again.shelf.resolve("tone") == verify(made)
+
+
+def test_a_folder_that_somebody_put_there_is_left_alone_and_named(registry, bundle, caplog):
+    registry.register(bundle("a"), name="tone")
+    stranger = registry.settings.paths.artifacts / "models" / "tone" / "1.0.1"
+    stranger.mkdir()
+    (stranger / "weights").write_text("weeks of work")
+    again = Registry(registry.settings, registry.journal)
+    assert "holds tone/1.0.1, which no book knows" in caplog.text
+    with pytest.raises(CannotDo, match="is there already"):
+        again.register(bundle("b", weights=(3.0, 4.0)), name="tone")
+    assert (stranger / "weights").read_text() == "weeks of work"
+    assert [v.version for v in again.shelf.versions("tone")] == ["1.0.0"]
+
+
+def test_what_was_registered_only_half_is_set_aside(registry, bundle, monkeypatch, caplog):
+    def dying(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(versions, "record", dying)
+    with pytest.raises(KeyboardInterrupt):
+        registry.register(bundle("a"), name="tone")
+    monkeypatch.undo()
+    again = Registry(registry.settings, registry.journal)
+    (orphan,) = (registry.settings.paths.artifacts / "models" / ".orphans").iterdir()
+    assert sorted(p.name for p in orphan.iterdir()) == ["bundle.json", "model.onnx"]
+    assert "registered only half" in caplog.text
+    assert again.register(bundle("again"), name="tone").version == "1.0.0"
+
+
+def test_a_move_that_could_not_be_made_is_not_made_later(registry, bundle):
+    registry.register(bundle("a"), name="tone")
+    registry.register(bundle("b", weights=(3.0, 4.0)), name="tone")
+    mistyped = replace(registry.settings, registry=RegistrySettings("foo://x"))
+    before = registry.history("tone")
+    with pytest.raises(CannotDo, match="tracking_uri"):
+        Registry(mistyped, registry.journal).alias("tone", "champion", "1.0.1")
+    assert registry.history("tone") == before
+    assert Registry(registry.settings, registry.journal).shelf.resolve("tone").version == "1.0.0"
+
+
+def test_a_damaged_version_never_becomes_champion(registry, bundle):
+    registry.register(bundle("a"), name="tone")
+    bad = registry.register(bundle("b", weights=(3.0, 4.0)), name="tone")
+    (bad.folder / "model.onnx").write_bytes(b"\x08 something else")
+    before = registry.history("tone")
+    with pytest.raises(CannotDo, match=r"model\.onnx is not what was registered as tone 1\.0\.1"):
+        registry.alias("tone", "champion", "1.0.1")
+    assert registry.history("tone") == before
+
+
+def test_only_the_files_of_the_bundle_are_stored(registry, bundle):
+    made = bundle("a")
+    (made.folder / "notes.txt").write_text("not for everybody")
+    stored = registry.register(made.folder, name="tone")
+    assert sorted(p.name for p in stored.folder.iterdir()) == sorted(stored.files) == ["bundle.json", "model.onnx"]
+
+
+def test_metrics_given_with_known_bytes_are_not_dropped_in_silence(registry, bundle, caplog):
+    registry.register(bundle("a"), name="tone", metrics={"mae": 1.5})
+    registry.register(bundle("again"), name="tone", metrics={"mae": 1.5})
+    assert "not stored" not in caplog.text
+    assert registry.register(bundle("third"), name="tone", metrics={"mae": 0.1}).metrics == {"mae": 1.5}
+    assert "tone 1.0.0 holds these bytes already and keeps its metrics; those given now were not stored" in caplog.text

@@ -26,11 +26,13 @@ from pathlib import Path
 from ..base.settings import CannotDo, Settings
 from .manifest import Version, row, version_of
 
-# %% ../../../nbs/registry/03_tracking.ipynb #0b26e7af
+# %% ../../../nbs/registry/03_tracking.ipynb #7d4ce324
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds
 }
 
 # %% ../../../nbs/registry/03_tracking.ipynb #c76cdbed
