@@ -352,3 +352,14 @@ def test_reading_a_bundle_loads_no_runtime_and_no_tokenizer_library():
     code += "print(*heavy & set(sys.modules))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == ""
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "notes.txt", "bundle.json"])
+def test_a_link_in_a_bundle_is_refused_wherever_it_points(bundle, tmp_path, name):
+    path = bundle.folder / name
+    target = tmp_path / "elsewhere"
+    target.write_bytes(path.read_bytes() if path.exists() else b"a secret")
+    path.unlink(missing_ok=True)
+    path.symlink_to(target)
+    with pytest.raises(CannotDo, match=r"is a link|outside its folder"):
+        read(bundle.folder)

@@ -220,3 +220,14 @@ def test_an_example_that_does_not_fit_an_onnx_file_is_refused(tmp_path):
     with pytest.raises(ValueError, match="x must have shape"):
         bundle_of(graph(tmp_path / "g.onnx"), X[:, :2], tmp_path / "b")
     assert not (tmp_path / "b").exists()
+
+
+def test_an_onnx_file_may_leave_more_than_its_rows_free(tmp_path):
+    sides = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", "time"]) for name in ("ids", "y")]
+    made = helper.make_graph([helper.make_node("Identity", ["ids"], ["y"])], "g", sides[:1], sides[1:])
+    onnx.save(
+        helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "free.onnx"
+    )
+    bundle = bundle_of(tmp_path / "free.onnx", np.ones((2, 5), np.float32), tmp_path / "b")
+    assert [s.shape for s in (*bundle.signature.inputs, *bundle.signature.outputs)] == [(-1, -1), (-1, -1)]
+    assert load(bundle).run({"ids": np.ones((3, 7), np.float32)})["y"].shape == (3, 7)

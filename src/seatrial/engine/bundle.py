@@ -237,6 +237,12 @@ def _inside(folder: Path, name: Any) -> Path:
         f"{folder / 'bundle.json'} names the file {name!r}, which lies outside its folder; do not use this bundle"
     )
 
+# %% ../../../nbs/engine/03_bundle.ipynb #1006741a
+def _no_links(folder: Path) -> None:
+    "Refuse a folder that holds symbolic links."
+    if link := next((path for path in sorted(folder.rglob("*")) if path.is_symlink()), None):
+        raise CannotDo(f"{link} is a link, and a bundle holds its files itself; put a copy of the file there")
+
 # %% ../../../nbs/engine/03_bundle.ipynb #79df619f
 def _preparation(facts: Mapping) -> Preparation:
     "A known step with its parameters."
@@ -265,7 +271,7 @@ def _facts(path: Path) -> dict:
         raise CannotDo(f"{path} is damaged (its keys differ by {sorted(set(facts) ^ wanted)}); export the bundle again")
     return facts
 
-# %% ../../../nbs/engine/03_bundle.ipynb #057d9f0c
+# %% ../../../nbs/engine/03_bundle.ipynb #6b7d416e
 def read(
     folder: Path | str,  # where a bundle lies
 ) -> Bundle:  # nothing is loaded or run yet
@@ -283,6 +289,7 @@ def read(
     for name in bundle.files:
         if not _inside(folder, name).is_file():
             raise CannotDo(f"{folder / name} is missing; restore it or export the bundle again")
+    _no_links(folder)
     check_graph(folder / bundle.graph)
     return bundle
 

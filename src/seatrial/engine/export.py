@@ -277,7 +277,7 @@ def _of_onnx(path: Path, example: Any, folder: Path | str, *, watch=None, card=N
             engine.run(example if isinstance(example, Mapping) else {signature.inputs[0].name: example})
     return write(folder, **facts)
 
-# %% ../../../nbs/engine/06_export.ipynb #2ac20f92
+# %% ../../../nbs/engine/06_export.ipynb #37b4c8f3
 def _graph_spec(path: Path, value: Any) -> TensorSpec:
     "The specification of a graph's input or output."
     from onnx.helper import tensor_dtype_to_np_dtype
@@ -286,7 +286,8 @@ def _graph_spec(path: Path, value: Any) -> TensorSpec:
     sizes = [d.dim_value if d.HasField("dim_value") else -1 for d in shape]
     if not sizes or sizes[0] != -1:
         raise ValueError(f"{path.name} must take any number of rows, but {value.name} has shape {sizes}; export it so")
-    return spec_of(value.name, np.empty([1, *(max(d, 0) for d in sizes[1:])], tensor_dtype_to_np_dtype(kind)))
+    rows = spec_of(value.name, np.empty(1, tensor_dtype_to_np_dtype(kind)))
+    return replace(rows, shape=tuple(sizes))
 
 # %% ../../../nbs/engine/06_export.ipynb #f9cd544c
 def bundle_of(
