@@ -82,8 +82,8 @@ description: What may an operator change, and what does it default to?
 nearest such file above the working directory, or the one that `--settings` names; whatever that file does not mention
 keeps the default below. An environment variable `SEATRIAL_<SECTION>_<KEY>` beats the file:
 `SEATRIAL_SERVE_PORT=9000 seatrial serve`. An unknown section, an unknown key or a bad value is refused, with the
-section, the key, the value and the rule. Only variables that belong to no section are left alone (a cluster sets some that
-begin with `SEATRIAL_` too). How that works is told in [the notebook of settings](base/settings.html).
+section, the key, the value and the rule. Only variables that belong to no section are left alone (a cluster sets some
+that begin with `SEATRIAL_` too). How that works is told in [the notebook of settings](base/settings.html).
 
 The tables are printed from the declarations that check the file, so they cannot disagree with it.
 """
