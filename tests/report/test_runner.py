@@ -7,9 +7,12 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from seatrial.base.journal import Journal
+from seatrial.base.record import Decision
 from seatrial.base.settings import SECTIONS, CannotDo, PathSettings, Settings, load
 from seatrial.report.runner import environment, kernel, put, record, recordable, run, stamp
 from seatrial.report.template import checked_parameters, parameters_of, read_template
+from seatrial.rollout.trial import Gate, Plan, plan_to_dict
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CELL = """
@@ -203,3 +206,35 @@ def test_the_runner_imports_nothing_heavy():
     code = f"import sys, seatrial.report.runner\nprint([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+HOSTILE = "<script>alert(1)</script> ![x](https://example.org/x.png) `so`"
+
+
+def test_text_from_the_journal_is_text_on_the_page(settings):
+    plan = Plan("one", "tone", "1.0.0", "1.0.1", (Gate("abs_error", margin=0.1),), outcome="rating")
+    with Journal.open(settings) as journal:
+        journal.decide(Decision("start", "tone", "one", "1.0.0", "1.0.1", "", plan_to_dict(plan), "ann"))
+        journal.decide(Decision("abort", "tone", "one", "1.0.1", "1.0.0", HOSTILE, {"stage": 0}, "<b>bo</b>"))
+    done = run(ROOT / "nbs" / "reports" / "trial.ipynb", settings=settings)
+    assert (done.ok, done.metrics["verdict"]) == (True, "aborted")
+    page = done.html.read_text()
+    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 2  # the headline, and the list of decisions
+    assert not re.findall(r"<script|<b>bo|<code>so|example\.org/x\.png\"", page)
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "says"),
+    [
+        ("trial", {"trial": "nope"}, "no trial 'nope' is in the journal"),
+        ("model_card", {"name": "nope"}, "no model named 'nope' is registered"),
+        ("model_card", {"version": "9.0.0"}, "no model"),
+        ("drift", {"model": "nope"}, "no model 'nope' is registered"),
+        ("drift", {"trial": "nope"}, "no trial 'nope' is in the journal"),
+    ],
+)
+def test_asking_for_what_is_not_there_ends_not_ok_with_the_three_files(settings, name, asked, says):
+    done = run(ROOT / "nbs" / "reports" / f"{name}.ipynb", asked, settings=settings)
+    assert not done.ok
+    assert says in done.error
+    assert sorted(p.name for p in done.folder.iterdir()) == ["metrics.json", "report.html", "report.ipynb"]
