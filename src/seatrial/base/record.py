@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-# %% ../../../nbs/base/03_record.ipynb #fff7b928
+# %% ../../../nbs/base/03_record.ipynb #eee74d04
 @dataclass(frozen=True, slots=True)
 class Prediction:
     "One answer of one variant to one request."
@@ -40,8 +40,8 @@ class Prediction:
     features: dict = field(default_factory=dict)  # name -> scalar worth watching
     inputs_sha: str = ""  # checksum of the inputs
     outputs: dict = field(default_factory=dict)  # name -> value
-    latency_ms: float = 0.0  # from the request's arrival to its answer
-    queue_ms: float = 0.0  # of these, waiting for a batch
+    latency_ms: float = 0.0  # that its batch took in the worker
+    queue_ms: float = 0.0  # all the rest between its arrival and its answer
     batch_size: int = 1  # rows that went through the model together
     cached: bool = False  # answered without running the model
     status: str = "ok"  # or the reason why there is no answer: error, timeout, …

@@ -34,13 +34,13 @@ from dataclasses import asdict, dataclass, fields, replace
 from math import isfinite
 from typing import Any
 
-# %% ../../../nbs/rollout/02_trial.ipynb #1d5949b1
+# %% ../../../nbs/rollout/02_trial.ipynb #ab60980e
 METRICS = {
     "abs_error": "distance between the answer and the outcome that arrived later",
     "squared_error": "its square: large misses weigh more",
     "outcome": "the outcome itself (a click, a rating), whatever was answered",
     "error_rate": "share of requests that failed",
-    "latency_ms": "milliseconds from a request's arrival to its answer (a shadow copy: in the engine)",
+    "latency_ms": "milliseconds that the request's batch took in the worker",
     "disagreement": "distance between the shadow's answer and the champion's to the same request (shadow trials)",
 }
 NEEDS_OUTCOME = {"abs_error", "squared_error", "outcome"}
