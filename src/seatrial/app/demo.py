@@ -235,12 +235,12 @@ def count(story: Story, journal) -> None:
         step.evidence = f"{story.answered} answered and {kept} on record, {shadows} shadow copies, "
         step.evidence += f"{joined.num_rows - joined['outcome'].null_count} with a rating"
 
-# %% ../../../nbs/app/03_demo.ipynb #70ded15f
-def relative(path: Path) -> Path:
-    "A path as short as the working directory allows."
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+# %% ../../../nbs/app/03_demo.ipynb #bd68e9b0
+def relative(story: Story, path: Path) -> Path:
+    "A path as seen from the folder that holds the artifacts."
+    return path.relative_to(story.settings.paths.artifacts.parent)
 
-# %% ../../../nbs/app/03_demo.ipynb #78cdaee7
+# %% ../../../nbs/app/03_demo.ipynb #3f9cee50
 def write_reports(story: Story) -> None:
     "Three reports for people: the model, the rollback, the drift."
     from seatrial.report.runner import run
@@ -257,7 +257,7 @@ def write_reports(story: Story) -> None:
             done = run(name, parameters, settings=story.settings)
             if not done.ok:
                 raise CannotDo(f"the report {name} failed: {done.error}")
-            step.decided, step.evidence = str(done.metrics.get("verdict") or "written"), str(relative(done.html))
+            step.decided, step.evidence = str(done.metrics.get("verdict") or "written"), str(relative(story, done.html))
 
 # %% ../../../nbs/app/03_demo.ipynb #4cd06c2d
 def demo(
