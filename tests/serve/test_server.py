@@ -314,12 +314,14 @@ def test_a_hung_worker_is_replaced(tmp_path, kept):
     shelve(tmp_path, {"sum": {"1.0.0": [1.0, 1.0]}})
     its = settings_for(tmp_path, SEATRIAL_SERVE_TIMEOUT_S="0.5")
     with launch(settings=its, port=0, log=tmp_path / "log") as running:
+        until(lambda: raw(running.url, "/v2/models/sum/infer", body([[1, 2]]))[0] == 200)  # the version is loaded
         victim = worker_of(running)
         os.kill(victim, signal.SIGSTOP)
         assert raw(running.url, "/v2/models/sum/infer", body([[1, 2]]))[0] == 504
         until(lambda: not is_ready(running.url))
         until(lambda: is_ready(running.url))
-        assert not is_alive(victim)
+        until(lambda: not is_alive(victim))
+        until(lambda: raw(running.url, "/v2/models/sum/infer", body([[1, 2]]))[0] == 200)
         assert kept(Client(running.url)).infer("sum", {"x": [1, 2]}).outputs["y"].tolist() == [3]
 
 
