@@ -20,6 +20,7 @@ import numpy as np
 
 from tools.wire import load
 
+JSON = {"Content-Type": "application/json"}
 ROUNDS = 5  # rounds in which every rival has one turn
 BODY = {"inputs": [{"name": "x", "shape": [1, 10], "datatype": "FP32", "data": [0.1 * i for i in range(10)]}]}
 
@@ -65,7 +66,7 @@ def running(command, port, environ):
         deadline, url = time.monotonic() + 60, f"http://127.0.0.1:{port}/v2/models/mlp/infer"
         while True:
             with contextlib.suppress(OSError):
-                urllib.request.urlopen(urllib.request.Request(url, json.dumps(BODY).encode()), timeout=5).read()
+                urllib.request.urlopen(urllib.request.Request(url, json.dumps(BODY).encode(), JSON), timeout=5).read()
                 break
             if process.poll() is not None or time.monotonic() > deadline:
                 log.seek(0)

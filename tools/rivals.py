@@ -5,6 +5,7 @@ usage: python tools/rivals.py litserve|fastapi MODEL.onnx PORT
 
 import sys
 
+import litserve as ls
 import numpy as np
 import onnxruntime as ort
 
@@ -37,23 +38,20 @@ def fastapi_app(path):
     return app
 
 
-def stock_litserve(path):
-    import litserve as ls
+class Stock(ls.LitAPI):
+    "LitServe as its documentation shows it; its workers are spawned, so the class stands where they can import it."
 
-    class Api(ls.LitAPI):
-        def setup(self, device):
-            self.model = session(path)
+    def setup(self, device):
+        self.model = session(sys.argv[2])
 
-        def decode_request(self, request):
-            return rows(request)
+    def decode_request(self, request):
+        return rows(request)
 
-        def predict(self, x):
-            return self.model.run(None, {"x": x})[0]
+    def predict(self, x):
+        return self.model.run(None, {"x": x})[0]
 
-        def encode_response(self, output):
-            return reply(output)
-
-    return ls.LitServer(Api(api_path="/v2/models/mlp/infer"), accelerator="cpu")
+    def encode_response(self, output):
+        return reply(output)
 
 
 if __name__ == "__main__":
@@ -63,4 +61,6 @@ if __name__ == "__main__":
 
         uvicorn.run(fastapi_app(path), port=port, log_level="warning", access_log=False)
     else:
-        stock_litserve(path).run(port=port, log_level="warning", generate_client_file=False)
+        ls.LitServer(Stock(api_path="/v2/models/mlp/infer"), accelerator="cpu").run(
+            port=port, log_level="warning", generate_client_file=False
+        )
