@@ -9,7 +9,7 @@ Docs: https://seatrial.github.io/seatrial/app/demo.html.md"""
 
 # %% auto #0
 __all__ = ['free_port', 'serving', 'wait_ready', 'stop', 'visits', 'until', 'first', 'send', 'gates', 'trial', 'told',
-           'difference', 'defect', 'sail', 'count', 'relative', 'write_reports', 'demo', 'summary']
+           'difference', 'defect', 'sail', 'count', 'accounted', 'relative', 'write_reports', 'demo', 'summary']
 
 # %% ../../../nbs/app/03_demo.ipynb #0f4fa262
 import os
@@ -223,7 +223,7 @@ def sail(story: Story, registry, journal, controller, client) -> None:
             sent.append(f"{seen.sent} {'film' if part == 'traffic' else part} snippets")
         step.decided, step.evidence = "sent", " and ".join(sent)
 
-# %% ../../../nbs/app/03_demo.ipynb #e417b78f
+# %% ../../../nbs/app/03_demo.ipynb #415e7eac
 def count(story: Story, journal) -> None:
     "Nothing may be lost: every answered request stands in the journal, and its rating with it."
     with story.step("count what the journal holds") as step:
@@ -231,9 +231,16 @@ def count(story: Story, journal) -> None:
         joined = journal.scored("rating", model=MODEL, since_s=began)
         shadows = sum(variant == "shadow" for variant in joined["variant"].to_pylist())
         kept = joined.num_rows - shadows
-        step.decided = "nothing lost" if kept >= story.answered else f"{story.answered - kept} lost"
+        story.lost = max(0, story.answered - kept)
+        step.decided = f"{story.lost} lost" if story.lost else "nothing lost"
         step.evidence = f"{story.answered} answered and {kept} on record, {shadows} shadow copies, "
         step.evidence += f"{joined.num_rows - joined['outcome'].null_count} with a rating"
+
+# %% ../../../nbs/app/03_demo.ipynb #f45437e6
+def accounted(story: Story) -> None:
+    "Refuse to end well after a loss."
+    if story.lost:
+        raise CannotDo(f"{story.lost} of {story.answered} answered requests are not on record in the journal")
 
 # %% ../../../nbs/app/03_demo.ipynb #bd68e9b0
 def relative(story: Story, path: Path) -> Path:
@@ -259,7 +266,7 @@ def write_reports(story: Story) -> None:
                 raise CannotDo(f"the report {name} failed: {done.error}")
             step.decided, step.evidence = str(done.metrics.get("verdict") or "written"), str(relative(story, done.html))
 
-# %% ../../../nbs/app/03_demo.ipynb #4cd06c2d
+# %% ../../../nbs/app/03_demo.ipynb #9ebed04b
 def demo(
     settings,  # seatrial.base.settings.Settings
     pace: Pace | None = None,  # None: the whole voyage
@@ -283,6 +290,7 @@ def demo(
             story.over = True
             journal.close()
     summary(story)
+    accounted(story)
     return [asdict(step) for step in story.steps]
 
 # %% ../../../nbs/app/03_demo.ipynb #40ed66d6

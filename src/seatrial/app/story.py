@@ -60,7 +60,7 @@ class Step:
     evidence: str = ""
     seconds: float = 0.0
 
-# %% ../../../nbs/app/02_story.ipynb #3111cf6f
+# %% ../../../nbs/app/02_story.ipynb #c3266200
 @dataclass
 class Story:
     "What the steps share."
@@ -73,6 +73,7 @@ class Story:
     versions: dict = field(default_factory=dict)  # name -> version number
     spans: dict = field(default_factory=dict)  # name -> (from, to), seconds since 1970
     answered: int = 0  # requests that clients got an answer to
+    lost: int = 0  # of them, those that the journal does not hold
     over: bool = False  # the voyage has ended, whoever ended it: traffic stops
     steps: list = field(default_factory=list)
 
