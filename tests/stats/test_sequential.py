@@ -11,11 +11,15 @@ from hypothesis import strategies as st
 from seatrial.stats.comparison import Comparison, NotEnough, welch
 from seatrial.stats.moments import Moments
 from seatrial.stats.sequential import (
+    BLEND,
+    ONE,
     Running,
     always_valid,
     always_valid_paired,
+    ceiling,
     effective_units,
     evidence,
+    half_width,
     mixture,
     reach,
     units_needed,
@@ -77,35 +81,35 @@ def test_the_interval_excludes_zero_exactly_where_p_is_below_alpha(n, m, alpha, 
         assert found.upper - found.lower > once.upper - once.lower
 
 
-@given(st.floats(1, 1e5), st.floats(1.001, 1e5), st.floats(1e-6, 0.5))
-def test_the_reach_is_where_the_evidence_meets_alpha(df, g, alpha):
-    r = reach(df, g, alpha)
-    most = df / 2 * math.log(g)  # what the evidence can become at most
+@given(st.floats(1, 1e5), st.floats(0.001, 1e5), st.floats(1e-6, 0.5), st.sampled_from([ONE, BLEND]))
+def test_the_reach_is_where_the_evidence_meets_alpha(df, units, alpha, bets):
+    r = float(reach(df, units, 1.0, alpha, bets))
     if math.isinf(r):
-        assert most <= -math.log(alpha) * (1 + 1e-9)
+        assert ceiling(df, units, 1.0, bets) <= -math.log(alpha) * (1 + 1e-9)
     elif r < 1e6:
-        assert evidence(r * r, df, g) == pytest.approx(-math.log(alpha), rel=1e-6, abs=1e-6)
+        assert evidence(r * r, df, units, 1.0, bets) == pytest.approx(-math.log(alpha), rel=1e-6, abs=1e-6)
 
 
-@given(st.floats(1.001, 1e5), st.floats(1e-4, 0.5), st.floats(1, 1e4), st.floats(1.01, 10))
-def test_fewer_degrees_of_freedom_only_widen(g, alpha, df, factor):
-    assert reach(df, g, alpha) >= reach(df * factor, g, alpha) * (1 - 1e-9)
+@given(st.floats(0.001, 1e5), st.floats(1e-4, 0.5), st.floats(1, 1e4), st.floats(1.01, 10))
+def test_fewer_degrees_of_freedom_only_widen(units, alpha, df, factor):
+    assert reach(df, units, 1.0, alpha) >= reach(df * factor, units, 1.0, alpha) * (1 - 1e-9)
 
 
 @pytest.mark.parametrize(("n", "g", "coefficients"), [(20, 50.0, 2), (400, 126.0, 2), (5000, 126.0, 3)])
-def test_the_reach_is_that_of_lindon_et_al(n, g, coefficients):
+def test_one_bet_reaches_as_far_as_that_of_lindon_et_al(n, g, coefficients):
     share, df = g / (g + n), n - coefficients  # in their letters, precision g of the mixture
     power = (share * 0.05**2) ** (1 / (df + 1))
     expected = math.sqrt(df * (1 - power) / (power - share))
-    assert reach(df, 1 + n / g, 0.05) == pytest.approx(expected, rel=1e-9)
+    assert reach(df, n, 1 / g, 0.05, ONE) == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("units", [50, 1000, 100_000])
-def test_with_many_degrees_of_freedom_it_is_equation_9(units):
+@pytest.mark.parametrize("df", [1e10, math.inf])
+def test_one_bet_with_many_degrees_of_freedom_is_equation_9(units, df):
     rho2 = mixture(0.05, 1000)
     g = units * rho2 + 1
     expected = math.sqrt(2 * g / (units * rho2) * math.log(math.sqrt(g) / 0.05))
-    assert reach(1e10, g, 0.05) == pytest.approx(expected, rel=1e-6)
+    assert half_width(units, df, bets=ONE) == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("tuned_for", [50, 1000, 20_000])
@@ -163,7 +167,7 @@ def test_a_batch_with_a_hole_leaves_the_stream_as_it_was():
 
 
 def test_shards_that_bet_differently_are_refused():
-    with pytest.raises(ValueError, match="must share alpha and tuned_for"):
+    with pytest.raises(ValueError, match="must share alpha, tuned_for, side"):
         Running(alpha=0.05).merge(Running(alpha=0.1))
 
 
