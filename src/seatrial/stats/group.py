@@ -4,7 +4,7 @@ r"""What do five planned looks cost, and what do they buy over looking all the t
 
 $$f_k(s) = \int_{a_{k-1}}^{b_{k-1}} f_{k-1}(u)\, \frac{1}{\sqrt{t_k - t_{k-1}}}\,\varphi\!\left(\frac{s - u - \theta (t_k - t_{k-1})}{\sqrt{t_k - t_{k-1}}}\right) du$$
 
-(Armitage, McPherson and Rowe 1969, *JRSS A* 132:235), a chain of one-dimensional integrals, each done here by Gauss-Legendre quadrature (ibid., ch. 19, uses Simpson's rule). All error rates, powers and expected sizes follow from it.
+(Armitage, McPherson and Rowe 1969, *JRSS A* 132:235), a chain of one-dimensional integrals, each done here by Gauss-Legendre quadrature (Jennison and Turnbull, ch. 19, use Simpson's rule). All error rates, powers and expected sizes follow from it.
 
 A **boundary** rejects at look $k$ where $|Z_k| \ge c_k$. Wang and Tsiatis (1987, *Biometrics* 43:193): $c_k = C\, t_k^{\Delta - 1/2}$, of which $\Delta = 1/2$ is Pocock (1977, *Biometrika* 64:191) and $\Delta = 0$ is O'Brien and Fleming (1979, *Biometrics* 35:549). Lan and DeMets (1983, *Biometrika* 70:659) fix instead how much error $\alpha^*(t)$ may be spent by the time $t$, on each side:
 
