@@ -103,7 +103,7 @@ def mismatch(
             log_e += lgamma(weight * theta + k) - lgamma(weight * theta) - k * log(theta)
     return exp(min(0.0, -log_e))
 
-# %% ../../../nbs/stats/18_soundness.ipynb #ee254ece
+# %% ../../../nbs/stats/18_soundness.ipynb #dc38dec0
 def exact_split(
     counts: Sequence[int],  # units in each arm
     shares: Sequence[float],  # promised, > 0, adding up to 1
@@ -112,6 +112,8 @@ def exact_split(
     n, v = sum(counts), len(counts)
     if v == 2:
         return float(stats.binomtest(counts[0], n, shares[0]).pvalue)
+    if (ways := math.comb(n + v - 1, v - 1)) > 2_000_000:
+        raise ValueError(f"exact takes at most 2,000,000 ways to divide the units, got {ways:,}: use chi-squared")
     bars = np.array(list(combinations(range(n + v - 1), v - 1)))  # every way to divide n among v
     ends = np.column_stack([np.full(len(bars), -1), bars, np.full(len(bars), n + v - 1)])
     p = stats.multinomial.pmf(np.diff(ends) - 1, n, shares)
@@ -280,11 +282,10 @@ def novelty(
     words = f"{line.slope:+.3g} a day [{line.lower:.3g}, {line.upper:.3g}], from {line.first:+.3g} to {line.last:+.3g}"
     return judged("novelty", line.p_value, alpha, words + f" in {len(days)} days", line)
 
-# %% ../../../nbs/stats/18_soundness.ipynb #ec8d16b2
+# %% ../../../nbs/stats/18_soundness.ipynb #6d0acc4e
 def by_lot(
     n: int,  # rows
-    groups: tuple[int, np.ndarray]
-    | None,  # number of units, and (n,) each row's place among them; None: rows are units
+    groups: tuple[int, np.ndarray] | None,  # how many units, and (n,) each row's place among them; None: rows
     rng: np.random.Generator,  # draws the lots
 ) -> np.ndarray:  # (n,) bool: in the second arm
     "A random half of the units."
