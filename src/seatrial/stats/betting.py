@@ -24,8 +24,8 @@ Docs: https://seatrial.github.io/seatrial/stats/betting.html.md"""
 
 # %% auto #0
 __all__ = ['CENTRES', 'STAKES', 'BINARY', 'rate_evidence', 'outermost', 'Tally', 'rate_sequence', 'conversion_ratio', 'scores',
-           'committee', 'factors', 'arms_evidence', 'profile_evidence', 'against', 'searched', 'refuted_at',
-           'always_valid_rates']
+           'committee', 'factors', 'mixed', 'arms_evidence', 'profile_evidence', 'against', 'searched', 'refuted_at',
+           'estimated', 'always_valid_rates']
 
 # %% ../../../nbs/stats/12_betting.ipynb #daef5cdb
 import math
@@ -125,12 +125,12 @@ def conversion_ratio(
     bounds = rate_sequence(k_treatment, k_control + k_treatment, alpha, side)
     return tuple(math.inf if q == 1 else q * (1 - w) / ((1 - q) * w) for q in bounds)
 
-# %% ../../../nbs/stats/12_betting.ipynb #380b7d7f
+# %% ../../../nbs/stats/12_betting.ipynb #e6f6f6aa
 CENTRES = np.array([0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0])
 STAKES = expit(np.linspace(-7, 3, 14))  # shares of the most that may be staked
 BINARY = np.array([0.0, 1.0])  # the values of a conversion
 
-
+# %% ../../../nbs/stats/12_betting.ipynb #32a8644a
 def scores(
     d: ArrayLike,  # claimed p_t - r * p_c
     r: ArrayLike,  # factor on the control's rate, >= 0
@@ -143,24 +143,31 @@ def scores(
     control, treatment = -r * (values - m) / (1 - share), (values - m) / share + 0 * r
     return np.concatenate([control, treatment], axis=-1) + m * (1 - r) - d
 
-# %% ../../../nbs/stats/12_betting.ipynb #0d6f6a5d
+# %% ../../../nbs/stats/12_betting.ipynb #e7a8df5d
 def committee() -> np.ndarray:  # (98,) shares of the coin, centre by centre
     "How the coin is split among the gamblers."
     weights = np.outer(np.where(CENTRES == 0, 4.0, 1.0), STAKES**0.25)
     return (weights / weights.sum()).ravel()
 
-
+# %% ../../../nbs/stats/12_betting.ipynb #945561f2
 def factors(
     z: np.ndarray,  # (claims..., centres, cells) scores, with the sign of the side
 ) -> np.ndarray:  # (claims..., gamblers, cells)
     "By what each cell multiplies the money of each gambler, as logarithms."
-    worst = -z.min(axis=-1, keepdims=True)[..., None]
-    with np.errstate(divide="ignore", invalid="ignore"):  # a claim that no data could satisfy
-        won = STAKES[:, None] * (z[..., None, :] / worst)
+    worst = np.maximum(-z.min(axis=-1, keepdims=True)[..., None], 1e-300)  # 0 where a claim admits no success at all
+    won = STAKES[:, None] * (z[..., None, :] / worst)
     won = np.log1p(np.maximum(won, -1 + 1e-12))
     return won.reshape(*won.shape[:-3], -1, won.shape[-1])
 
-# %% ../../../nbs/stats/12_betting.ipynb #17ee9c5f
+# %% ../../../nbs/stats/12_betting.ipynb #a5f9bdc8
+def mixed(
+    money: np.ndarray,  # (..., gamblers) logarithms
+) -> np.ndarray:  # (...) logarithm
+    "The committee's fortune from those of its gamblers."
+    top = money.max(axis=-1, keepdims=True)
+    return top[..., 0] + np.log(np.exp(money - top) @ committee())
+
+# %% ../../../nbs/stats/12_betting.ipynb #e9211121
 def arms_evidence(
     control: ArrayLike,  # (..., v) units of the control with each value
     treatment: ArrayLike,  # (..., v) likewise
@@ -176,9 +183,7 @@ def arms_evidence(
         return np.maximum(*both) - math.log(2)
     counts = np.concatenate([control, treatment], axis=-1)
     f = factors(scores(d, r, share, values) * (1 if side == "greater" else -1))
-    money = counts @ f.T if f.ndim == 2 else f @ counts
-    top = money.max(axis=-1, keepdims=True)
-    return top[..., 0] + np.log(np.exp(money - top) @ committee())
+    return mixed(counts @ f.T if f.ndim == 2 else f @ counts)
 
 # %% ../../../nbs/stats/12_betting.ipynb #bff2808d
 def profile_evidence(
@@ -199,7 +204,7 @@ def profile_evidence(
         best = sum(xlogy(x.k, v) + xlog1py(x.n - x.k, -v) for x, v in ((c, p), (t, q)))
     return sum(betaln(x.k + 0.5, x.n - x.k + 0.5) - betaln(0.5, 0.5) for x in (c, t)) - best
 
-# %% ../../../nbs/stats/12_betting.ipynb #d0a2465e
+# %% ../../../nbs/stats/12_betting.ipynb #43e61337
 def against(
     c: Tally,  # control
     t: Tally,  # treatment
@@ -216,7 +221,7 @@ def against(
 
     return log_e
 
-
+# %% ../../../nbs/stats/12_betting.ipynb #d7c362e1
 def searched(
     log_e: Callable,  # (claims, side) -> log of the fortune
     estimate: float,  # difference or ratio
@@ -249,7 +254,18 @@ def refuted_at(
         return 1.0
     return math.exp(-max(0.0, float(log_e(np.float64(claim), side))))
 
-# %% ../../../nbs/stats/12_betting.ipynb #8fbb24fb
+# %% ../../../nbs/stats/12_betting.ipynb #8d636209
+def estimated(
+    p_c: float,  # rate of the control
+    p_t: float,  # rate of the treatment
+    relative: bool,  # their ratio, not their difference
+) -> float:  # 1 where both are 0 and a ratio is asked for
+    "What the data say by themselves."
+    if not relative:
+        return p_t - p_c
+    return p_t / p_c if p_c else math.inf if p_t else 1.0
+
+# %% ../../../nbs/stats/12_betting.ipynb #b2722030
 def always_valid_rates(
     control: Any,  # (k, n), or anything with k and n: successes and trials of the reference arm
     treatment: Any,  # likewise of the other arm
@@ -269,8 +285,8 @@ def always_valid_rates(
     if min(c.n, t.n) == 0:
         return NotEnough(1, 0, "a rate takes at least one unit in each arm")
     p_c, p_t, unit = c.k / c.n, t.k / t.n, float(relative)
-    estimate = (p_t / p_c if p_c else math.inf if p_t else 1.0) if relative else p_t - p_c
-    log_e, halved = against(c, t, w, relative), w is not None and side == "two-sided"
+    estimate, log_e = estimated(p_c, p_t, relative), against(c, t, w, relative)
+    halved = w is not None and side == "two-sided"
     ends = searched(log_e, estimate, relative, math.log((2 if halved else 1) / alpha), side)
     p = refuted_at(log_e, null + unit, estimate, side)
     h = 2 * (math.asin(math.sqrt(p_t)) - math.asin(math.sqrt(p_c)))
