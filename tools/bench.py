@@ -1,6 +1,7 @@
 """Measure what the project claims, side by side: rivals take turns, medians are printed, and the machine is named.
 
-usage: python -m tools.bench [serve] [engine] [journal]      (all of them without a name)
+usage: python -m tools.bench [serve] [engine] [journal] [stats]      (all of these without a name)
+       python -m tools.bench looks      (the false alarms of 10,000 watched experiments a row: long)
 """
 
 import argparse
@@ -175,11 +176,224 @@ def journal():
     table("Journal: microseconds a record", ["durable", "records a call", "µs a record"], rows)
 
 
+def taking_turns(rivals, rounds):
+    "Median seconds of each of some calls by name, one turn a round."
+    times = {name: [] for name in rivals}
+    for _ in range(rounds):
+        for name, call in rivals.items():
+            start = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(seen) for name, seen in times.items()}
+
+
+def two_arms(rows):
+    "Metric and covariate of two equal arms, correlation 0.8, an effect of 0.002: (y, x), (y, x)."
+    rng, arms = np.random.default_rng(0), []
+    for effect in (0.0, 0.002):
+        x = rng.standard_normal(rows // 2)
+        y = rng.standard_normal(rows // 2)
+        y *= 0.6
+        y += 0.8 * x + effect
+        arms.append((y, x))
+    return arms
+
+
+def by_formula(control, treatment):
+    "CUPED as it stands in blog posts, with numpy alone."
+    y, x = (np.append(c, t) for c, t in zip(control, treatment, strict=True))
+    theta, middle = np.cov(x, y)[0, 1] / x.var(ddof=1), x.mean()
+    c, t = (y - theta * (x - middle) for y, x in (control, treatment))
+    return t.mean() - c.mean(), np.sqrt(c.var(ddof=1) / c.size + t.var(ddof=1) / t.size)
+
+
+def by_regression(control, treatment):
+    "The same by statsmodels: least squares on arm and covariate, with errors that allow unequal spreads."
+    import statsmodels.api as sm
+
+    (y, x), (w, z) = control, treatment
+    table = np.column_stack([np.ones(y.size + w.size), np.repeat([0.0, 1.0], [y.size, w.size]), np.append(x, z)])
+    fit = sm.OLS(np.append(y, w), table).fit(cov_type="HC1")
+    return fit.params[1], fit.bse[1]
+
+
+def by_cuped(control, treatment):
+    "The same by seatrial."
+    from seatrial.stats.cuped import cuped
+
+    found = cuped(control, treatment).comparison
+    return found.effect, (found.upper - found.lower) / 2 / 1.959964
+
+
+def by_welch(control, treatment):
+    "No covariate, by seatrial."
+    from seatrial.stats.comparison import welch
+
+    found = welch(control[0], treatment[0])
+    return found.effect, (found.upper - found.lower) / 2 / 1.959964
+
+
+def by_scipy(control, treatment):
+    "No covariate, by scipy."
+    from scipy.stats import ttest_ind
+
+    interval = ttest_ind(treatment[0], control[0], equal_var=False).confidence_interval()
+    return (interval.high + interval.low) / 2, (interval.high - interval.low) / 2 / 1.959964
+
+
+COMPARERS = {
+    "seatrial, CUPED": by_cuped,
+    "numpy by the formula, CUPED": by_formula,
+    "statsmodels OLS HC1, CUPED": by_regression,
+    "seatrial, Welch": by_welch,
+    "scipy ttest_ind": by_scipy,
+}
+
+
+def high_water(reset=False):
+    "Most memory that this process has held, in MiB; reset to what it holds now where the system lets us."
+    import resource
+
+    with contextlib.suppress(OSError):
+        if reset:
+            Path("/proc/self/clear_refs").write_text("5")
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(x for x in lines if x.startswith("VmHWM")).split()[1]) / 2**10
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2 ** (20 if sys.platform == "darwin" else 10)
+
+
+def weigh(name, rows):
+    "Print how much memory one of COMPARERS takes beyond the data; called in a process of its own."
+    COMPARERS[name](*two_arms(1000))  # what is loaded once does not count
+    arms = two_arms(rows)
+    before = high_water(reset=True)
+    COMPARERS[name](*arms)
+    print(high_water() - before)
+
+
+def weighed(name, rows):
+    "What `weigh` printed."
+    script = f"from tools.bench import weigh; weigh({name!r}, {rows})"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return float(done.stdout)
+
+
+def stats(rows=10_000_000, rounds=3):
+    "Comparisons of many rows beside numpy, scipy and statsmodels; summaries that grow by a few values at a time."
+    arms = two_arms(rows)
+    for call in COMPARERS.values():
+        call(*two_arms(1000))
+    found = {name: call(*arms) for name, call in COMPARERS.items()}
+    times = taking_turns({name: lambda call=call: call(*arms) for name, call in COMPARERS.items()}, rounds)
+    table(
+        f"A difference of two means, {rows:,} rows in two arms as arrays ({arms[0][0].nbytes * 4 / 2**20:,.0f} MiB)",
+        ["by", "seconds", "memory beyond the data, MiB", "effect", "standard error"],
+        [(n, times[n], weighed(n, rows), *(f"{v:.6f}" for v in found[n])) for n in COMPARERS],
+    )
+    streams(max(100, rows // 5000))
+
+
+def streams(batches=2000):
+    "What a batch costs a summary that is kept, in microseconds."
+    from seatrial.stats.bounded import BoundedMean
+    from seatrial.stats.joint import Joint
+    from seatrial.stats.moments import Moments
+    from seatrial.stats.sequential import Running
+
+    rng = np.random.default_rng(0)
+    small, pairs = rng.random((batches, 2, 10)), rng.random((100, 2, 1000))
+    shards = [Moments.of(x) for x in pairs[:, 0]]
+    joints = [Joint.of(*x) for x in pairs]
+    running, bounded = Running(), BoundedMean()
+    calls = {
+        "Moments.of and +, 10 values": (batches, lambda: sum(map(Moments.of, small[:, 0]), Moments())),
+        "Running.update, 10 values an arm": (batches, lambda: [running.update(*x) for x in small]),
+        "Running.result": (batches, lambda: [running.result for _ in small]),
+        "BoundedMean.update, 10 values: for each value": (10 * batches, lambda: [bounded.update(x[0]) for x in small]),
+        "merging 100 shards of Moments": (1, lambda: sum(shards, Moments())),
+        "merging 100 shards of Joint, two columns": (1, lambda: sum(joints, Joint.of([], []))),
+    }
+    times = taking_turns({name: call for name, (_, call) in calls.items()}, ROUNDS)
+    table("Summaries that grow", ["what", "µs"], [(name, 1e6 * times[name] / n) for name, (n, _) in calls.items()])
+
+
+def looks(runs=10_000, units=20_000):
+    "How often a true null is excluded by somebody who looks after every unit, and how long a true effect waits."
+    head = ["distribution", "treated", "scale", "method", "runs", "false alarms", "standard error", "Wilson's bound"]
+    table(f"False alarms at 5 %, looking after each of {units:,} units", head, alarms(runs, units))
+    waits(max(50, runs // 2))
+
+
+def alarms(runs, units):
+    "Rows of false alarms, as they are found; what needs no proof or much time gets a twentieth of the runs."
+    from seatrial.stats import peeking
+
+    rng, few = np.random.default_rng(0), max(1, runs // 20)
+    for name, draw in peeking.WORLDS.items():
+        found = peeking.looks(runs, units, rng, worlds={name: draw})
+        cells = {(share, lift, "always valid"): cell for (_, share, lift), cell in found.items()}
+        others = {"t-test": peeking.t_test()}
+        if name.startswith("Bernoulli"):
+            others["betting, exact"] = bets_on_rates(0.1)
+        for method, rule in others.items():
+            cells[0.1, 0.0, method] = peeking.false_alarms(draw, rule, few, units, rng, share=0.1)
+        for (share, lift, method), cell in cells.items():
+            scale = f"relative, lift {lift:.0%}" if lift else "absolute"
+            shown = f"{cell.rate:.2%}", f"{cell.standard_error:.2%}", f"{cell.upper:.2%}"
+            yield name, f"{share:.0%}", scale, method, f"{cell.runs:,}", *shown
+
+
+def bets_on_rates(share):
+    "The rule that bets on conversions, for a treatment that gets this share of the units by chance."
+    from seatrial.stats.betting import arms_evidence
+
+    def rule(control, treatment):
+        counts = [np.stack([a.n - a.mean * a.n, a.mean * a.n], -1).round() for a in (control, treatment)]
+        return arms_evidence(*counts, share=share) >= np.log(20)
+
+    return rule
+
+
+def waits(runs=5000, effect=0.1, length=16_000):
+    "Mean stopping time beside that of an oracle, which knows noise and effect, for bets of wrong sizes."
+    from seatrial.stats.sequential import BLEND, ONE, reach
+
+    steps, rng = np.arange(2, length + 1), np.random.default_rng(0)
+    best = 1.4 * effect**2  # mixture variance that stops earliest on average: found by trying, and flat around it
+    limits = {("oracle", 1.0): reach(np.inf, steps, best, 0.05, ONE)} | {
+        (name, k): reach(steps - 1, steps, k * best, 0.05, bets)
+        for name, bets in (("one bet", ONE), ("five bets", BLEND))
+        for k in (0.01, 0.1, 1.0, 10.0, 100.0)
+    }
+    stops = {key: [] for key in limits}
+    for _ in range(runs // 50):
+        x = rng.normal(effect, 1, (50, length))
+        total, squares = np.cumsum(x, axis=1)[:, 1:], np.cumsum(x * x, axis=1)[:, 1:]
+        known = np.abs(total) / np.sqrt(steps)
+        estimated = known / np.sqrt((squares - total**2 / steps) / (steps - 1))
+        for key, limit in limits.items():
+            beyond = (known if key[0] == "oracle" else estimated) >= limit
+            stops[key].append(np.where(beyond.any(axis=1), steps[beyond.argmax(axis=1)], length))
+    stops = {key: np.concatenate(seen) for key, seen in stops.items()}
+    oracle = stops.pop(("oracle", 1.0))
+    rows = []
+    for (name, k), stop in stops.items():
+        r = stop.mean() / oracle.mean()
+        rows.append((name, f"{k:g}", f"{r:.3f}", f"{(stop - r * oracle).std() / oracle.mean() / stop.size**0.5:.3f}"))
+    table(
+        f"Mean stopping time over the oracle's {oracle.mean():.0f} units ({oracle.size:,} runs, effect {effect:g} sd)",
+        ["sequence", "mixture variance / the oracle's", "ratio", "standard error"],
+        rows,
+    )
+
+
 def main():
-    known = {"serve": serve, "engine": engine, "journal": journal}
+    usual = {"serve": serve, "engine": engine, "journal": journal, "stats": stats}
+    known = usual | {"looks": looks}
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("what", nargs="*", help=f"any of {', '.join(known)}")
-    wanted = args.parse_args().what or list(known)
+    wanted = args.parse_args().what or list(usual)
     if unknown := set(wanted) - known.keys():
         args.error(f"what must be among {', '.join(known)}, got {', '.join(sorted(unknown))}")
     print(machine())

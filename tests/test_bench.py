@@ -1,0 +1,53 @@
+"make bench says what it claims to say, at sizes that take no time."
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from tools import bench
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def rows(text):
+    "Rows of all printed tables, as cells."
+    return [[c.strip() for c in x.strip("|").split("|")] for x in text.splitlines() if x.startswith("| ")]
+
+
+def test_every_way_to_use_a_covariate_finds_the_same_effect(capsys):
+    bench.stats(rows=4000, rounds=1)
+    found = {row[0]: row for row in rows(capsys.readouterr().out)}
+    assert set(bench.COMPARERS) < set(found)
+    with_covariate = [found[name][3:] for name in bench.COMPARERS if "CUPED" in name]
+    without = [found[name][3:] for name in bench.COMPARERS if "CUPED" not in name]
+    for group, digits in ((with_covariate, 1e-3), (without, 1e-5)):
+        for column in zip(*group, strict=True):
+            values = [float(v) for v in column]
+            assert max(values) - min(values) < digits, group
+    assert float(with_covariate[0][1]) < 0.7 * float(without[0][1])
+
+
+def test_summaries_that_grow_are_timed(capsys):
+    bench.streams(batches=20)
+    found = rows(capsys.readouterr().out)[1:]
+    assert len(found) == 6 and all(float(row[1].replace(",", "")) > 0 for row in found)
+
+
+def test_the_simulations_name_every_world_scale_and_method(capsys):
+    bench.looks(runs=20, units=60)
+    found = rows(capsys.readouterr().out)
+    worlds = {row[0] for row in found if re.match(r"Bernoulli|normal|lognormal", row[0])}
+    assert len(worlds) == 6 and {row[3] for row in found if row[0] in worlds} == {
+        "always valid",
+        "t-test",
+        "betting, exact",
+    }
+    assert {row[0] for row in found[-10:]} == {"one bet", "five bets"}
+
+
+def test_an_unknown_section_is_bad_usage():
+    done = subprocess.run(
+        [sys.executable, "-m", "tools.bench", "speed"], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2 and "serve, engine, journal, stats, looks" in done.stderr
