@@ -38,11 +38,11 @@ from typing import Any
 import numpy as np
 
 from .evidence import Evidence, against
-from .split import mismatch
 from .trial import ENDS, Gate, Plan, TrialState, moved
 from ..stats.comparison import NotEnough
 from ..stats.moments import Moments
 from ..stats.sequential import always_valid
+from ..stats.soundness import mismatch
 
 # %% ../../../nbs/rollout/04_canary.ipynb #4631958c
 def edge(
