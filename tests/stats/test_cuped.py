@@ -225,7 +225,7 @@ def test_a_touched_covariate_is_told_wherever_the_answer_is_shown():
     x = rng.normal(size=(2, 500)) + np.array([[0.0], [1.0]])
     fine = rng.normal(size=(2, 500))
     y = x + fine + rng.normal(size=(2, 500))
-    arms = [Joint.of(y[i], fine[i], x[i], names=("spent", "age", "pages")) for i in (0, 1)]
+    arms = [{"spent": y[i], "age": fine[i], "pages": x[i]} for i in (0, 1)]
     found = cuped(*arms)
     assert found.suspects == ("pages",) and "NOT TO BE BELIEVED" in found._repr_markdown_()
     assert "covariate pages" in adjusted_welch(*arms).method
@@ -305,13 +305,13 @@ def test_the_inverse_is_that_of_numpy_and_knows_its_rank():
 @pytest.mark.parametrize(
     ("control", "treatment", "words"),
     [
-        ([1.0, 2.0], ([1.0, 2.0], [1.0, 2.0]), "control must hold columns, got a single number"),
+        ([1.0, 2.0], ([1.0, 2.0], [1.0, 2.0]), "control's places must hold columns, got a single number"),
         (([1.0, 2.0],), ([1.0, 2.0], [1.0, 2.0]), "control must have at least 2 columns, metric and covariate, got 1"),
         ((), ([1.0, 2.0], [1.0, 2.0]), "control must have at least 2 columns"),
         (np.ones(4), ([1.0, 2.0], [1.0, 2.0]), "control must be a Joint or a tuple"),
-        (([1.0, 2.0], [1.0]), ([1.0, 2.0], [1.0, 2.0]), r"control must hold columns of one length, got \[2, 1\]"),
-        (([1.0, 2.0], [1.0, 2.0]), ([1.0, math.nan], [1.0, 2.0]), r"treatment\[0\] must be finite, got 1 NaN"),
-        (([1.0, 2.0], [1.0, 2.0]), ([1.0, 2.0], ["a", "b"]), r"treatment\[1\] must hold numbers"),
+        (([1.0, 2.0], [1.0]), ([1.0, 2.0], [1.0, 2.0]), "control's columns must be of one length, got 1, 2"),
+        (([1.0, 2.0], [1.0, 2.0]), ([1.0, math.nan], [1.0, 2.0]), "treatment's column 0 must be finite, got 1 NaN"),
+        (([1.0, 2.0], [1.0, 2.0]), ([1.0, 2.0], ["a", "b"]), "treatment's column 1 must hold numbers"),
         (([1.0, 2.0], [1.0, 2.0]), ([1.0, 2.0], [1.0, 2.0], [3.0, 4.0]), "the same columns"),
     ],
 )
