@@ -165,14 +165,14 @@ def corrected(
     mean, tail = two_sum(mean, error)
     return Moments(n, mean, 0.0 if m2 < 0 else m2, tail)
 
-# %% ../../../nbs/stats/01_moments.ipynb #91c7a65c
+# %% ../../../nbs/stats/01_moments.ipynb #6d3a2b69
 def block(
-    x: np.ndarray,  # (n,) numbers, n >= 1, few enough for the processor's cache
+    x: np.ndarray,  # (n,) numbers of any kind, n >= 1, few enough for the processor's cache
+    distances: np.ndarray,  # (n,) float64 to work in, so that no block needs memory of its own
 ) -> Moments:  # their summary
     "Moments of a block by the corrected two-pass sum."
-    n, x = x.size, x.astype(float, copy=False)
-    mean = float(np.add.reduce(x)) / n
-    d = x - mean
+    n, mean = x.size, float(np.add.reduce(x, dtype=float)) / x.size
+    d = np.subtract(x, mean, out=distances[:n], dtype=float)
     squares, hair = float(d @ d), 1e-15 * mean
     if not squares > n * hair * hair and (x == x[0]).all():
         return Moments(n, float(x[0]))
@@ -202,7 +202,7 @@ def refusal(
     worst = max(x.max(), x.min(), key=abs)
     return ValueError(f"{name} must have a spread that a float can hold, got the value {worst:g}: drop or repair it")
 
-# %% ../../../nbs/stats/01_moments.ipynb #bc92ab2a
+# %% ../../../nbs/stats/01_moments.ipynb #624fcde8
 def summed(
     x: ArrayLike,  # the sample, any shape and any kind of number
     name: str = "x",  # what to call it in an error
@@ -212,9 +212,10 @@ def summed(
     try:
         if x.size <= 20:
             return handful(x.tolist()) if x.size else total
+        distances = np.empty(min(x.size, BLOCK))
         with np.errstate(over="ignore", invalid="ignore"):  # told below, by the value
             for start in range(0, x.size, BLOCK):
-                total += block(x[start : start + BLOCK])
+                total += block(x[start : start + BLOCK], distances)
     except (ValueError, OverflowError):
         raise refusal(x, name) from None
     return total
