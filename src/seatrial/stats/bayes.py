@@ -11,7 +11,7 @@ Two arms with independent beliefs (densities $f$, distribution functions $F$, co
 
 $$P(\theta_t - \theta_c > d) = \int f_c(x)\, S_t(x + d)\, dx, \qquad P\Bigl(\frac{\theta_t - \theta_c}{|\theta_c|} > r\Bigr) = \int f_c(x)\, S_t(x + r|x|)\, dx, \qquad E\,(\theta_c - \theta_t)^+ = \int F_t(x)\, S_c(x)\, dx$$
 
-The first with $d = 0$ is the **chance to win**; the last is the **expected loss** of choosing the treatment: the chance that this is a mistake times what the mistake costs. The intervals are the quantiles of the first two. All are computed by Gauss-Legendre quadrature in coordinates in which both beliefs are smooth, to about twelve digits down to $10^{-300}$; nothing is drawn at random.
+The first with $d = 0$ is the **chance to win**; the last is the **expected loss** of choosing the treatment: the chance that this is a mistake times what the mistake costs. The intervals are the quantiles of the first two. All are computed by Gauss-Legendre quadrature in coordinates in which both beliefs are smooth, to about twelve digits down to $10^{-300}$ (for $a, b \ge 1/2$; below that the mass within $10^{-16}$ of 1 is not resolved); nothing is drawn at random.
 
 Assumed: independent units, a prior that was chosen before the data were seen, and arms about which we believe independent things. The answers are statements of belief given that prior. They are not error rates, and a limit on them is no limit on false alarms; what they do promise to somebody who looks every day is measured below.
 
