@@ -8,12 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seatrial.stats.comparison import Comparison, NotEnough, welch
+from seatrial.stats.comparison import SIDES, Comparison, NotEnough, stretched
 from seatrial.stats.moments import Moments
+from seatrial.stats.peeking import course, sequence
 from seatrial.stats.sequential import (
     BLEND,
     ONE,
+    Arm,
+    Question,
     Running,
+    against,
     always_valid,
     always_valid_paired,
     ceiling,
@@ -21,64 +25,167 @@ from seatrial.stats.sequential import (
     evidence,
     half_width,
     mixture,
+    msprt,
+    p_value,
     reach,
+    standing,
     units_needed,
 )
 
 batches = st.lists(st.floats(-100, 100, allow_subnormal=False), max_size=8)
 
 
-def ever_excluded(draw, share, units, runs, truth=0.0, looks=None, tuned_for=1000):
-    "Share of experiments in which any look excludes the truth; the exported function at every look."
-    rng, missed = np.random.default_rng(0), 0
-    for _ in range(runs):
-        treated = rng.random(units) < share
-        x = draw(rng, treated)
-        running = {False: Moments(), True: Moments()}
-        for i in range(units):
-            running[bool(treated[i])] += Moments(1, float(x[i]), 0.0)
-            if looks is not None and i not in looks:
-                continue
-            found = always_valid(running[False], running[True], tuned_for=tuned_for)
-            if isinstance(found, Comparison) and not found.lower <= truth <= found.upper:
-                missed += 1
-                break
-    return missed / runs
-
-
 def limit(runs):
     return 0.05 + 3 * math.sqrt(0.05 * 0.95 / runs)
 
 
-def test_a_truth_is_rarely_ever_excluded_whoever_looks_after_every_unit():
-    assert ever_excluded(lambda rng, t: rng.normal(0.3 * t, 1), 0.5, 400, 300, truth=0.3, tuned_for=200) <= limit(300)
+def drawn(n_c, n_t, rng, effect=0.0, scale=1.0, offset=0.0):
+    "Two summaries, as normal samples of these sizes would give them."
+    m2 = [scale**2 * rng.chisquare(n - 1) for n in (n_c, n_t)]
+    means = [offset + scale * (shift + rng.normal() / math.sqrt(n)) for n, shift in ((n_c, 0.0), (n_t, effect))]
+    return Moments(n_c, means[0], m2[0]), Moments(n_t, means[1], m2[1])
 
 
-def test_a_small_arm_of_rare_conversions_raises_no_false_alarm():
-    rate = ever_excluded(lambda rng, t: (rng.random(t.size) < 0.1).astype(float), 0.1, 500, 300, tuned_for=200)
-    assert rate <= limit(300)
+sizes = st.integers(2, 5000)
+asks = st.fixed_dictionaries({"side": st.sampled_from(SIDES), "relative": st.booleans()})
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_a_truth_is_rarely_ever_excluded_from_the_very_first_unit_on(side):
+    rng, rule = np.random.default_rng(0), sequence(Question(tuned_for=200, side=side, null=0.3))
+    x, turns = rng.normal(size=(2000, 400)), np.arange(400)[None] % 2 == 1
+    assert rule(*course(x + 0.3 * turns, turns)).any(axis=1).mean() <= limit(2000)
 
 
 def test_a_small_arm_that_is_noisier_keeps_the_promise():
-    rate = ever_excluded(lambda rng, t: rng.normal(0, np.where(t, 3.0, 1.0)), 0.1, 500, 300, tuned_for=200)
-    assert rate <= limit(300)
+    rng = np.random.default_rng(1)
+    treated = rng.random((1000, 500)) < 0.1
+    x = rng.normal(0, np.where(treated, 3.0, 1.0))
+    assert sequence(Question(tuned_for=200))(*course(x, treated)).any(axis=1).mean() <= limit(1000)
+
+
+def test_asking_for_gains_never_alarms_on_losses():
+    rng, rule = np.random.default_rng(2), sequence(Question(tuned_for=200, side="greater"))
+    x, turns = rng.normal(size=(500, 400)), np.arange(400)[None] % 2 == 1
+    worse, same = (rule(*course(x - loss * turns, turns)).any(axis=1) for loss in (0.1, 0.0))
+    assert (worse <= same).all() and worse.mean() < 0.02  # a loss only takes alarms away, run by run
+
+
+@given(sizes, sizes, st.floats(-1, 1), st.floats(10, 1e5), st.integers(0, 99))
+def test_one_side_is_both_sides_at_nearly_twice_the_level(n, m, effect, tuned_for, seed):
+    c, t = drawn(n, m, np.random.default_rng(seed), effect)
+    question = Question(0.05, tuned_for, "greater")
+    off, se, df, units = against(lambda k, v: standing(arm(c) * k, arm(t) * v), (c.mean, t.mean), question)
+    up, down = (p_value(question.evidence(off, se, df, units), off, side) for side in ("greater", "less"))
+    e = math.exp(min(question.evidence(off, se, df, units), 700))
+    assert max(up, down) == 1 and min(up, down) == pytest.approx(min(1.0, 1 / max(2 * e - 1, 1)))
+
+
+def arm(m):
+    return Arm(m.n, m.mean, m.m2)
+
+
+@given(sizes, sizes, st.floats(-0.5, 0.5), st.floats(0.001, 0.3), st.floats(10, 1e5), asks, st.integers(0, 99))
+def test_each_end_of_the_interval_is_where_p_meets_alpha(n, m, effect, alpha, tuned_for, how, seed):
+    c, t = drawn(n, m, np.random.default_rng(seed), effect, offset=-3.0 if seed % 2 else 3.0)
+    found = always_valid(c, t, alpha, tuned_for, **how)
+    if isinstance(found, NotEnough):
+        return
+    assert found.lower <= found.effect <= found.upper
+    for end in (found.lower, found.upper):
+        if math.isfinite(end):
+            there = always_valid(c, t, alpha, tuned_for, null=end, **how)
+            assert there.p_value == pytest.approx(alpha, rel=1e-5)
+
+
+@given(sizes, sizes, st.floats(-1, 1), st.integers(0, 99))
+def test_no_lift_is_no_difference_to_the_last_digit(n, m, effect, seed):
+    c, t = drawn(n, m, np.random.default_rng(seed), effect, offset=2.0)
+    absolute, relative = (always_valid(c, t, relative=r) for r in (False, True))
+    if isinstance(absolute, Comparison):
+        assert relative.p_value == absolute.p_value
+        assert relative.lift == pytest.approx(absolute.lift)
+        if math.isfinite(relative.lower):
+            assert relative.significant == absolute.significant
+
+
+@given(sizes, sizes, st.floats(-1, 1), asks, st.integers(0, 99))
+def test_turning_the_metric_round_turns_the_answer_round(n, m, effect, how, seed):
+    c, t = drawn(n, m, np.random.default_rng(seed), effect, offset=3.0)
+    mirrored = how | {"side": {"greater": "less", "less": "greater"}.get(how["side"], how["side"])}
+    there, back = always_valid(c, t, **how), always_valid(stretched(c, -1), stretched(t, -1), **mirrored)
+    if isinstance(there, Comparison):
+        assert [back.effect, back.lower, back.upper] == pytest.approx([-there.effect, -there.upper, -there.lower])
+        assert back.p_value == pytest.approx(there.p_value)
+
+
+@pytest.mark.parametrize("scale", [1e-150, 1e-12, 1.0, 1e12, 1e140])
+@pytest.mark.parametrize("relative", [False, True])
+def test_the_unit_of_measurement_changes_nothing(scale, relative):
+    one, two = (drawn(300, 200, np.random.default_rng(3), 0.5, scale=k, offset=5.0 * k) for k in (1.0, scale))
+    a, b = always_valid(*one, relative=relative), always_valid(*two, relative=relative)
+    unit = 1.0 if relative else scale
+    assert b.p_value == pytest.approx(a.p_value, rel=1e-6) and b.lower == pytest.approx(unit * a.lower, rel=1e-6)
+
+
+def test_an_overwhelming_effect_has_a_small_p_and_not_zero():
+    c, t = drawn(400, 400, np.random.default_rng(0), 3.0)
+    assert 0 < always_valid(c, t).p_value < 1e-100 > always_valid(c, t, side="greater").p_value > 0
+
+
+def test_a_control_that_may_be_zero_has_no_ends_of_its_lift():
+    c, t = drawn(400, 400, np.random.default_rng(0), 1.0)
+    found = always_valid(c, t, relative=True)
+    assert (found.lower, found.upper) == (-math.inf, math.inf) and found.p_value < 1e-10
+    nobody, some = Moments(500, 0.0, 0.0), Moments.of([0] * 480 + [1] * 20)
+    assert math.isnan(always_valid(nobody, some, relative=True).effect)
+
+
+@given(st.lists(st.tuples(sizes, sizes, st.integers(0, 99)), min_size=1, max_size=5), st.floats(10, 1e5), asks)
+def test_an_array_of_looks_is_the_looks_one_by_one(looks, tuned_for, how):
+    question = Question(0.05, tuned_for, **how)
+    pairs = [drawn(n, m, np.random.default_rng(seed), 0.1, offset=1.0) for n, m, seed in looks]
+    c, t = (Arm(*(np.array([getattr(p[i], k) for p in pairs], float) for k in ("n", "mean", "m2"))) for i in (0, 1))
+    off, *rest = against(lambda k, v: standing(c * k, t * v), (c.mean, t.mean), question)
+    together = p_value(question.evidence(off, *rest), off, how["side"])
+    reaches = reach(rest[1], rest[2], question.rho2, question.level)
+    for (a, b), p, r in zip(pairs, together, reaches, strict=True):
+        alone = always_valid(a, b, 0.05, tuned_for, **how)
+        assert isinstance(alone, NotEnough) == math.isinf(r)
+        if isinstance(alone, Comparison):
+            assert alone.p_value == pytest.approx(float(p), rel=1e-9)
+
+
+@given(st.floats(4, 1e6), st.floats(0.5, 1e6), st.floats(1e-8, 0.9))
+def test_five_bets_are_never_worse_than_the_share_that_each_has(units, df, alpha):
+    for factor, share in BLEND:
+        alone = reach(df, units, factor * 0.01, alpha * share, ONE)
+        assert reach(df, units, 0.01, alpha) <= alone * (1 + 1e-9)
+
+
+def test_pairs_on_the_relative_scale_are_the_test_of_their_contrast():
+    rng = np.random.default_rng(4)
+    before = rng.lognormal(1, 1, 400)
+    after = 1.1 * before + rng.normal(0, 0.3, 400)
+    found = always_valid_paired(before, after, relative=True)
+    for end in (found.lower, found.upper):
+        contrast = always_valid_paired((1 + end) * before, after)
+        assert contrast.p_value == pytest.approx(0.05, rel=1e-6)
+    assert found.lower < 0.1 < found.upper and always_valid_paired(before, after, side="less").p_value == 1
+
+
+def test_known_noise_needs_no_second_value_spread():
+    flat = Moments(50, 0.0, 0.0), Moments(50, 1.0, 0.0)
+    assert isinstance(msprt(*flat), NotEnough) and msprt(*flat, sd=1.0).significant
+    z2 = 25.0  # 1 / (1 / 50 + 1 / 50)
+    g = 1 + 100 * mixture(0.05, 1000)
+    assert msprt(*flat, sd=1.0).p_value == pytest.approx(min(1.0, math.sqrt(g) * math.exp(-z2 / 2 * (1 - 1 / g))))
 
 
 def test_a_real_difference_is_found():
     rng = np.random.default_rng(1)
     found = [always_valid(rng.normal(0, 1, 800), rng.normal(0.3, 1, 800)) for _ in range(50)]
     assert np.mean([f.significant and f.effect > 0 for f in found]) > 0.95
-
-
-@given(st.integers(2, 5000), st.integers(2, 5000), st.floats(0.001, 0.3), st.floats(10, 1e5))
-def test_the_interval_excludes_zero_exactly_where_p_is_below_alpha(n, m, alpha, tuned_for):
-    rng = np.random.default_rng(n)
-    c, t = Moments(n, 0.0, (n - 1) * rng.uniform(0.1, 2)), Moments(m, rng.normal(0, 0.5), (m - 1) * rng.uniform(0.1, 2))
-    found = always_valid(c, t, alpha, tuned_for)
-    if isinstance(found, Comparison) and abs(found.p_value - alpha) > 1e-9:
-        assert found.significant == (found.p_value < alpha)
-        once = welch(c, t, alpha)
-        assert found.upper - found.lower > once.upper - once.lower
 
 
 @given(st.floats(1, 1e5), st.floats(0.001, 1e5), st.floats(1e-6, 0.5), st.sampled_from([ONE, BLEND]))
@@ -166,9 +273,20 @@ def test_a_batch_with_a_hole_leaves_the_stream_as_it_was():
     assert running.to_dict() == before
 
 
-def test_shards_that_bet_differently_are_refused():
-    with pytest.raises(ValueError, match="must share alpha, tuned_for, side"):
-        Running(alpha=0.05).merge(Running(alpha=0.1))
+@pytest.mark.parametrize(
+    "other", [{"alpha": 0.1}, {"side": "less"}, {"relative": True}, {"null": 0.1}, {"tuned_for": 9}]
+)
+def test_shards_that_were_asked_differently_are_refused(other):
+    with pytest.raises(ValueError, match="must share alpha, tuned_for, side, relative and null"):
+        Running().merge(Running(**other))
+
+
+def test_what_was_asked_is_saved_and_restored():
+    asked = Running(0.01, 50, side="greater", relative=True, null=0.1).update([1.0, 2.0] * 50, [2.0, 3.0] * 50)
+    again = Running.from_dict(json.loads(json.dumps(asked.to_dict())))
+    assert again == asked and again.result == asked.result and again.result.side == "greater"
+    old = {"alpha": 0.05, "tuned_for": 1000, "control": {"n": 1, "mean": 2.0, "m2": 0.0}, "treatment": {}}
+    assert Running.from_dict(old).side == "two-sided"
 
 
 @pytest.mark.parametrize("tuned_for", [0, -5, math.inf, math.nan])

@@ -26,7 +26,8 @@ Docs: https://seatrial.github.io/seatrial/stats/sequential.html.md"""
 # %% auto #0
 __all__ = ['Bets', 'BLEND', 'ONE', 'mixture', 'maths', 'bet', 'blended', 'capped', 'evidence', 'ceiling', 'crossing', 'reach',
            'level', 'half_width', 'units_needed', 'Arm', 'pooled_error', 'effective_units', 'standing', 'Question',
-           'p_value', 'lifts', 'against', 'look', 'always_valid', 'always_valid_paired', 'msprt', 'joined', 'Running']
+           'p_value', 'lifts', 'against', 'look', 'always_valid', 'always_valid_paired', 'msprt', 'empty', 'joined',
+           'Running']
 
 # %% ../../../nbs/stats/11_sequential.ipynb #24f26337
 import math
@@ -392,7 +393,7 @@ def always_valid_paired(
 
     return look(standing, (c.mean, c.mean + d.mean), (d.n, d.n), asked, "always valid, paired", ratio(d.mean, d.sd))
 
-# %% ../../../nbs/stats/11_sequential.ipynb #35520489
+# %% ../../../nbs/stats/11_sequential.ipynb #844c9810
 def msprt(
     control: Moments | ArrayLike,  # the reference arm, one value a unit
     treatment: Moments | ArrayLike,  # the other arm, one value a unit
@@ -403,11 +404,11 @@ def msprt(
     side: str = "two-sided",  # two-sided | greater | less
     relative: bool = False,  # the effect as a share of the control's mean
     null: float = 0.0,  # effect that is tested, on the scale that was asked for
-) -> Comparison | NotEnough:  # effect = treatment - control; standardized is Hedges' g
+) -> Comparison | NotEnough:  # effect = treatment - control; standardized by sd, or Hedges' g
     "Mixture SPRT of two means (Robbins 1970; Johari et al. 2022; arXiv:2103.06476v7, eq. 9)."
     asked = Question(alpha, tuned_for, side, relative, null, ONE)
     c, t = summary(control, "control"), summary(treatment, "treatment")
-    if missing := lacking(c, t):
+    if missing := lacking(c, t) if sd is None else empty(c, t):
         return missing
     a, b = Arm(c.n, c.mean, c.m2), Arm(t.n, t.mean, t.m2)
 
@@ -415,7 +416,17 @@ def msprt(
         se = spread(a * k, b * v)[0] if sd is None else positive(sd, "sd") * math.sqrt(k * k / c.n + v * v / t.n)
         return v * t.mean - k * c.mean, se, math.inf, effective_units(c.n, t.n)
 
-    return look(known, (c.mean, t.mean), (c.n, t.n), asked, "mixture SPRT", hedges(c, t))
+    standardized = hedges(c, t) if sd is None else (t.mean - c.mean) / sd
+    return look(known, (c.mean, t.mean), (c.n, t.n), asked, "mixture SPRT", standardized)
+
+
+def empty(
+    control: Moments,  # the reference arm
+    treatment: Moments,  # the other arm
+) -> NotEnough | None:  # why they cannot be compared, or None
+    "What stands in the way of a comparison whose noise is known: an arm without a value."
+    fewest = min(control.n, treatment.n)
+    return NotEnough(1, 0, "each arm takes at least one value") if fewest < 1 else None
 
 # %% ../../../nbs/stats/11_sequential.ipynb #f0eebedc
 def joined(
