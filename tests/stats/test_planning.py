@@ -273,6 +273,8 @@ def test_duration_reads_the_history_and_goes_on_from_it():
         (lambda: detectable(proportions(0.99), 30), "n must be larger to show any effect"),
         (lambda: detectable(means(1), 30, side="greater", down=True), "a fall cannot be greater"),
         (lambda: Terms(margin=0.1, looks=pocock(2)), "margin is planned for one look only"),
+        (lambda: power(ranks(), 0.7, 100), "effect must lead to a rate between 0 and 1, got .0.7 on 0.5"),
+        (lambda: detectable(ranks(), 10, 0.99), "n must be larger to show any effect"),
         (lambda: Terms(tests=0), "tests must be a positive finite number"),
         (lambda: Always(every=0), "every must be a positive finite number"),
         (lambda: duration(0, 10), "n must be a positive finite number"),

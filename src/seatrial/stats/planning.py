@@ -6,7 +6,7 @@ $$V = \phi \left( \frac{v_c}{1-s} + \frac{v_t}{s} \right), \qquad \phi = \underb
 
 and all that distinguishes one metric from another is the variance $v$ of one unit: $\sigma^2$ for a mean, $p(1-p)$ for a proportion, $d\lambda$ for counts (dispersion $d$), $(\sigma_x^2 - 2R\,\sigma_{xy} + R^2 \sigma_y^2)/\bar y^2$ for a ratio of means $R$ (delta method), $q(1-q)/f^2$ for a quantile with density $f$ there, $1/12$ for ranks, where the effect is $P(\text{treatment} > \text{control}) - \tfrac12$ (Noether 1987, *JASA* 82:645). $\rho$ is the correlation with a covariate; $m$ and $c$ are mean and coefficient of variation of the clusters' sizes, $r$ the intraclass correlation (Kish 1965, *Survey Sampling*; uneven sizes: Eldridge, Ashby and Kerry 2006, *Int. J. Epidemiology* 35:1292).
 
-The **power** of one look against $\delta_0$ is that of Student's noncentral $t$ with noncentrality $(\delta - \delta_0)\sqrt{n/V}$ and Welch's degrees of freedom for means, and normal otherwise; a proportion is tested with its pooled variance $\bar p(1-\bar p)$. Equivalence within $\pm\Delta$ is two one-sided tests, $\Phi\bigl((\Delta-\delta)\sqrt{n/V} - z_\alpha\bigr) + \Phi\bigl((\Delta+\delta)\sqrt{n/V} - z_\alpha\bigr) - 1$. On the relative scale the control is stretched by $1 + \lambda_0$, as in `seatrial.stats.comparison`.
+The **power** of one look against $\delta_0$ is that of Student's noncentral $t$ with noncentrality $(\delta - \delta_0)\sqrt{n/V}$ and Welch's degrees of freedom for means, and normal otherwise; a proportion is tested with its pooled variance $\bar p(1-\bar p)$. Equivalence within $\pm\Delta$ is two one-sided tests, in the normal case $\Phi\bigl((\Delta-\delta)\sqrt{n/V} - z_\alpha\bigr) + \Phi\bigl((\Delta+\delta)\sqrt{n/V} - z_\alpha\bigr) - 1$. On the relative scale the control is stretched by $1 + \lambda_0$, as in `seatrial.stats.comparison`.
 
 With several looks the standardized estimate is a Brownian motion with drift $(\delta-\delta_0)\sqrt{n/V}$ over the share of the information, and the power is the chance that it crosses the boundary: that of a `Design` of `seatrial.stats.group` by its recursion, that of the always-valid interval of `seatrial.stats.sequential` by the same recursion on a grid of times. A path that is looked at more often than the grid crosses more often; the boundary of the *score* is therefore moved inwards by $0.5826\,(\sqrt{\Delta_{\text{grid}}} - \sqrt{\Delta_{\text{looks}}})$, the mean overshoot of a random walk (Siegmund 1985, *Sequential Analysis*; Broadie, Glasserman and Kou 1997, *Mathematical Finance* 7:325). Where rates are measured, the boundary is solved for the estimate at which the error *seen there* is exceeded, and rare events overshoot by half an event.
 
@@ -35,7 +35,7 @@ from .comparison import SIDES, number, one_of, positive, rate
 from .group import Design, crossing, replanned
 from .sequential import half_width
 
-# %% ../../../nbs/stats/15_planning.ipynb #c73b0a3a
+# %% ../../../nbs/stats/15_planning.ipynb #e1b8cf42
 @dataclass(frozen=True, slots=True)
 class Metric:
     "What planning must know of a metric."
@@ -44,10 +44,15 @@ class Metric:
     variance: float  # of one unit in the control, in the metric's unit squared
     baseline: float = math.nan  # the control's value; needed on the relative scale
     variance_treatment: float | None = None  # of one unit in the treatment; None: see law
-    law: str = "fixed"  # fixed | binomial | poisson: how the treatment's variance follows from its value
+    law: str = "fixed"  # fixed | chance | binomial | poisson: how the variance follows from the value, and its range
     paired: bool = False  # every unit is seen under both variants
     student: bool = False  # the variance is estimated, so Student's t applies
     factor: float = 1.0  # of the variance: what clusters add and covariates take away
+
+    @property
+    def counted(self) -> bool:
+        "Whether the variance follows from the value."
+        return self.law in ("binomial", "poisson")
 
     def _repr_markdown_(self) -> str:
         base = "" if math.isnan(self.baseline) else f", baseline {self.baseline:.4g}"
@@ -103,7 +108,7 @@ def ratios(
     v = (sx * sx - 2 * r * correlation * sx * sy + r * r * sy * sy) / (y * y)
     return Metric("ratios", positive(v, "the ratio's variance"), r)
 
-# %% ../../../nbs/stats/15_planning.ipynb #c5562694
+# %% ../../../nbs/stats/15_planning.ipynb #599477df
 def quantiles(
     level: float,  # 0.5 is the median, inside (0, 1)
     density: float,  # of the data at the quantile, per unit of the metric, > 0
@@ -116,7 +121,7 @@ def quantiles(
 
 def ranks() -> Metric:  # for Mann-Whitney; the effect is P(treatment > control) - 1/2
     "Ranks of two arms (Noether 1987)."
-    return Metric("ranks", 1 / 12)
+    return Metric("ranks", 1 / 12, 0.5, law="chance")
 
 # %% ../../../nbs/stats/15_planning.ipynb #f6564b20
 def adjusted(
@@ -158,16 +163,15 @@ def varies(
         v = metric.variance_treatment
     return v * metric.factor
 
-# %% ../../../nbs/stats/15_planning.ipynb #7a225c79
+# %% ../../../nbs/stats/15_planning.ipynb #8136a1a1
 def arms(
     metric: Metric,  # what is measured
     effect: float,  # true effect, in the metric's unit
 ) -> tuple[float, float]:  # variance of a unit in control and in treatment
     "How much a unit varies in each arm if the effect is true."
     value = metric.baseline + effect
-    if metric.law == "binomial" and not 0 <= value <= 1:
-        base = f"baseline_rate={metric.baseline:g}"
-        raise ValueError(f"effect must lead to a rate between 0 and 1, got {effect:+g} on {base}")
+    if metric.law in ("binomial", "chance") and not 0 <= value <= 1:
+        raise ValueError(f"effect must lead to a rate between 0 and 1, got {effect:+g} on {metric.baseline:g}")
     if metric.law == "poisson" and value < 0:
         raise ValueError(f"effect must lead to a rate of at least 0, got {effect:+g} on {metric.baseline:g}")
     return varies(metric, metric.baseline, False), varies(metric, value, True)
@@ -308,12 +312,12 @@ class Watch:
         "Chance to stop at each look, below and above."
         return crossing(self.times, self.lower, self.upper, self.drift)
 
-# %% ../../../nbs/stats/15_planning.ipynb #42a584f2
+# %% ../../../nbs/stats/15_planning.ipynb #37f4ce3e
 def planned(
     o: Outlook,  # of the estimate
     terms: Terms,  # with a Design for its looks
 ) -> Watch:  # its path
-    "The looks of a timetable."
+    "The looks of a timetable; a boundary for futility is kept where alpha and side are the design's own."
     d, scale = replanned(terms.looks, terms.level, terms.side), o.tested / o.se
     times, drift = np.array(d.information), o.distance / o.se * (-1 if terms.side == "less" else 1)
     return Watch(times, times, scale * np.array(d.lower), scale * np.array(d.upper), drift)
@@ -330,7 +334,7 @@ def larger(
     sd = np.maximum(sd, 1e-300)
     return np.sqrt(v / nt + w / nc + gap * stats.norm.cdf(gap / sd) + sd * stats.norm.pdf(gap / sd))
 
-# %% ../../../nbs/stats/15_planning.ipynb #95b83e30
+# %% ../../../nbs/stats/15_planning.ipynb #cc883888
 def reached(
     metric: Metric,  # what is measured
     effect: float,  # true effect, on the scale of the terms
@@ -347,14 +351,14 @@ def reached(
     half, (v, w) = np.minimum(half, 1e3), arms(metric, effect * unit)
     a, b = v * k2 / nc, w / nt
     at = sign * half * larger(v * k2, w, nc, nt)
-    for _ in range(0 if metric.law == "fixed" else 40):
+    for _ in range(40 if metric.counted else 0):
         luck = (at - o.distance) / (a + b)
         v = k2 * varies(metric, metric.baseline - luck * a / math.sqrt(k2), False)
         w = varies(metric, metric.baseline + effect * unit + luck * b, True)
         at = (at + sign * half * larger(v, w, nc, nt)) / 2
     return at / o.se
 
-# %% ../../../nbs/stats/15_planning.ipynb #7dfa4af7
+# %% ../../../nbs/stats/15_planning.ipynb #6b827a5a
 def overshoot(
     metric: Metric,  # what is measured
     o: Outlook,  # at each look
@@ -364,7 +368,7 @@ def overshoot(
 ) -> np.ndarray:  # (K,) in standard errors
     "How far beyond the boundary a path is when it is first seen there (0.5826 steps; half a jump)."
     step = 0.5826 * np.sqrt(np.minimum(terms.looks.every, n) / n)
-    if metric.law == "fixed":
+    if not metric.counted:
         return step
     common = metric.law == "binomial" and metric.baseline > 0.5  # then a failure is the rare event
     arm = terms.share if (sign > 0) != common else 1 - terms.share
