@@ -217,7 +217,7 @@ def hotelling(
     t2 = control.n * treatment.n / n * float((d * d / size[kept]).sum())
     return float(stats.f.sf((n - r - 1) / ((n - 2) * r) * t2, r, n - r - 1))
 
-# %% ../../../nbs/stats/18_soundness.ipynb #44d0c9ec
+# %% ../../../nbs/stats/18_soundness.ipynb #959211fe
 def balance(
     control: Joint | Mapping[str, ArrayLike],  # covariate -> (n,) values, measured before the assignment
     treatment: Joint | Mapping[str, ArrayLike],  # the same covariates of the other arm
@@ -236,7 +236,9 @@ def balance(
     joint, most = hotelling(c, t), min(g.p_value for g in rows)
     p = most if math.isnan(joint) else min(1.0, 2 * min(joint, most))
     farthest = f"{rows[0].covariate} is farthest apart, by {rows[0].standardized:+.2g} sd"
-    return judged("balance", p, alpha, f"{c.k} covariates, together p = {joint:.2g}; {farthest}", tuple(rows))
+    return judged(
+        "balance", p, alpha, f"{len(c.columns)} covariates, together p = {joint:.2g}; {farthest}", tuple(rows)
+    )
 
 # %% ../../../nbs/stats/18_soundness.ipynb #78d5213e
 @dataclass(frozen=True, slots=True)
