@@ -133,12 +133,12 @@ def committee() -> np.ndarray:  # (98,) shares of the coin, centre by centre
     weights = np.outer(np.where(CENTRES == 0, 4.0, 1.0), STAKES**0.25)
     return (weights / weights.sum()).ravel()
 
-# %% ../../../nbs/stats/12_betting.ipynb #945561f2
+# %% ../../../nbs/stats/12_betting.ipynb #585927b6
 def factors(
     z: np.ndarray,  # (claims..., centres, cells) scores, with the sign of the side
 ) -> np.ndarray:  # (claims..., gamblers, cells)
     "By what each cell multiplies the money of each gambler, as logarithms."
-    worst = np.maximum(-z.min(axis=-1, keepdims=True)[..., None], 1e-300)  # 0 where a claim admits no success at all
+    worst = np.maximum(-z.min(axis=-1, keepdims=True)[..., None], 1e-280)  # 0 where a claim admits no success at all
     won = STAKES[:, None] * (z[..., None, :] / worst)
     won = np.log1p(np.maximum(won, -1 + 1e-12))
     return won.reshape(*won.shape[:-3], -1, won.shape[-1])
@@ -206,7 +206,7 @@ def against(
 
     return log_e
 
-# %% ../../../nbs/stats/12_betting.ipynb #d7c362e1
+# %% ../../../nbs/stats/12_betting.ipynb #0d665294
 def searched(
     log_e: Callable,  # (claims, side) -> log of the fortune
     estimate: float,  # difference or ratio
@@ -217,7 +217,7 @@ def searched(
     "The ends of the claims that are not refuted."
 
     def claim(x):
-        return x / np.maximum(1 - x, 1e-300) if relative else x
+        return x / np.maximum(1 - x, 1e-12) if relative else x
 
     inside = (estimate / (1 + estimate) if estimate < math.inf else 1.0) if relative else estimate
     ends, found = (0.0 if relative else -1.0, 1.0), [-math.inf, math.inf]
@@ -250,7 +250,7 @@ def estimated(
         return p_t - p_c
     return p_t / p_c if p_c else math.inf if p_t else 1.0
 
-# %% ../../../nbs/stats/12_betting.ipynb #185b9eb2
+# %% ../../../nbs/stats/12_betting.ipynb #952086ad
 def always_valid_rates(
     control: Count | Moments | tuple[int, int] | ArrayLike,  # the reference arm; a tuple is (k, n)
     treatment: Count | Moments | tuple[int, int] | ArrayLike,  # the other arm
