@@ -10,7 +10,7 @@ $K_n$ is a nonnegative martingale at $\mu = m$ and loses if $\mu < m$; so does t
 
 *Two arms* assigned by a coin of known share: the scores of `seatrial.stats.betting` are linear in $x$ within each arm, so the same holds for two such histograms. *Pairs*: one mean of the differences.
 
-*Predictable bets*, for comparison: the hedged capital of Waudby-Smith and Ramdas (2024, *JRSS B* 86:1, arXiv:2010.09686, Theorem 3) stakes $\lambda_t = \sqrt{2\log(2/\alpha) / (\hat\sigma^2_{t-1}\, t \log(t+1))}$, cut at $c/m$ above and $c/(1-m)$ below.
+*Predictable bets*, for comparison: the hedged capital of Waudby-Smith and Ramdas (2024, *JRSS B* 86:1, arXiv:2010.09686) stakes $\lambda_t = \sqrt{2\log(2/\alpha) / (\hat\sigma^2_{t-1}\, t \log(t+1))}$, cut at $c/m$ above and $c/(1-m)$ below.
 
 Assumed: bounds that hold for certain and were fixed before; a mean that stays, given the past. No independence, no shape, no minimum size.
 
@@ -91,7 +91,7 @@ def split(
     upper = (x - v[below]) / (v[below + 1] - v[below])
     return np.bincount(below, 1 - upper, knots) + np.bincount(below + 1, upper, knots)
 
-# %% ../../../nbs/stats/21_bounded.ipynb #c90a25a6
+# %% ../../../nbs/stats/21_bounded.ipynb #c34c1d0d
 @dataclass(slots=True)
 class Ladder:
     "Bounded values, remembered as weights on fixed knots."
@@ -108,7 +108,7 @@ class Ladder:
 
     def update(self, x: ArrayLike, name: str = "x") -> "Ladder":
         "Take in a batch; one with a value out of bounds changes nothing."
-        x = scaled(np.atleast_1d(x), self.lo, self.hi, name)
+        x = scaled(x, self.lo, self.hi, name)
         self.counts, self.n = self.counts + split(x, self.counts.size), self.n + x.size
         return self
 
@@ -187,25 +187,25 @@ def bounds(
             ends[i] = outermost(lambda m, one=one: watched.log_e(m, one), mean, ends[i], level)
     return ends[0], ends[1]
 
-# %% ../../../nbs/stats/21_bounded.ipynb #ee4cfa32
+# %% ../../../nbs/stats/21_bounded.ipynb #b16f22de
 def learnt_stakes(
     x: np.ndarray,  # (n,) in [0, 1], in the order in which they came
     alpha: float,  # two-sided miss rate that is aimed at
 ) -> np.ndarray:  # (n,) each from the values before it
-    "Predictable plug-in stakes (Waudby-Smith & Ramdas 2024, Theorem 3)."
+    "Predictable plug-in stakes (Waudby-Smith & Ramdas 2024)."
     t = np.arange(1, x.size + 1)
     mean = (0.5 + np.cumsum(x)) / (t + 1)
     variance = np.r_[0.25, (0.25 + np.cumsum((x - mean) ** 2)) / (t + 1)][:-1]
     return np.sqrt(2 * math.log(2 / alpha) / (variance * t * np.log1p(t)))
 
-# %% ../../../nbs/stats/21_bounded.ipynb #80a0e1c1
+# %% ../../../nbs/stats/21_bounded.ipynb #316ed7bc
 def hedged(
     x: np.ndarray,  # (n,) in [0, 1], in the order in which they came
     m: float,  # claimed mean, inside (0, 1)
     alpha: float = 0.05,  # what the stakes are aimed at; the fortune is valid for every alpha
     cut: float = 0.5,  # largest share of the money that is staked
 ) -> np.ndarray:  # (n,) log of the fortune after each value
-    "Hedged capital against a claim on the mean (Waudby-Smith & Ramdas 2024, Theorem 3)."
+    "Hedged capital against a claim on the mean (Waudby-Smith & Ramdas 2024)."
     stakes = learnt_stakes(x, alpha)
     above = np.cumsum(np.log1p(np.minimum(stakes, cut / m) * (x - m)))
     below = np.cumsum(np.log1p(-np.minimum(stakes, cut / (1 - m)) * (x - m)))
