@@ -22,7 +22,7 @@ Docs: https://seatrial.github.io/seatrial/stats/group.html.md"""
 __all__ = ['SPENDING', 'legendre', 'tails', 'onward', 'edges', 'crossing', 'Design', 'timetable', 'shares', 'constant_error',
            'wang_tsiatis', 'pocock', 'obrien_fleming', 'spent', 'stops_at', 'spend', 'spending', 'chance',
            'drift_needed', 'inflation', 'expected_information', 'gives_up', 'futile', 'replanned', 'repeated_p',
-           'standing', 'repeated_interval', 'look', 'decide', 'exceeds', 'final']
+           'standing', 'repeated_interval', 'nth', 'look', 'decide', 'exceeds', 'final']
 
 # %% ../../../nbs/stats/13_group.ipynb #920005fb
 import math
@@ -369,18 +369,19 @@ def repeated_p(
     most, least = math.log(0.999), math.log(stats.norm.sf(z)) - 3
     return math.exp(optimize.brentq(far, least, most, xtol=1e-8)) if far(most) < 0 < far(least) else 1.0
 
-# %% ../../../nbs/stats/13_group.ipynb #7a0a4127
+# %% ../../../nbs/stats/13_group.ipynb #b50e309a
 def standing(
     c: Moments,  # control, n >= 2
     t: Moments,  # treatment, n >= 2
     relative: bool,  # the effect as a share of the control's mean
     null: float,  # effect that is tested
-) -> tuple[float, float]:  # z of the same tail as Welch's t, and its standard error on the metric's scale
+) -> tuple[float, float]:  # z of the same tail as Welch's t, and what one of it is worth in the metric's unit
     "Where the comparison stands, as a z."
     scaled = stretched(c, 1 + math.copysign(1.0, c.mean) * null) if relative else c
     se, df = spread(scaled, t)
     seen = (t.mean - scaled.mean - (0.0 if relative else null)) / se
-    return math.copysign(float(stats.norm.isf(max(stats.t.sf(abs(seen), df), 1e-300))), seen), se
+    z = math.copysign(float(stats.norm.isf(max(stats.t.sf(abs(seen), df), 1e-300))), seen)
+    return z, se * seen / z if z else se
 
 # %% ../../../nbs/stats/13_group.ipynb #6222aba1
 def repeated_interval(
@@ -398,7 +399,17 @@ def repeated_interval(
         return effect, effect - q * se, effect + q * se
     return effect / abs(c.mean), *fieller(c.mean, t.mean, c.variance / c.n, t.variance / t.n, q)
 
-# %% ../../../nbs/stats/13_group.ipynb #e2949b26
+# %% ../../../nbs/stats/13_group.ipynb #93d7b885
+def nth(
+    design: Design,  # with its looks
+    k: int,  # to be checked
+) -> int:  # the same k
+    "A look that the design has."
+    if k not in range(1, design.looks + 1):
+        raise ValueError(f"k must be a look of the design, 1 to {design.looks}, got k={k}")
+    return int(k)
+
+# %% ../../../nbs/stats/13_group.ipynb #dbf8ec02
 def look(
     design: Design,  # fixed before the first look
     k: int,  # which look this is, 1 ... K
@@ -412,8 +423,7 @@ def look(
 ) -> Comparison | NotEnough:  # effect = treatment - control
     "Repeated confidence interval and p-value of one look (Jennison & Turnbull 1989)."
     d = replanned(design, design.alpha if alpha is None else rate(alpha, "alpha"), side or design.side)
-    if not 1 <= k <= d.looks:
-        raise ValueError(f"k must be a look of the design, 1 to {d.looks}, got k={k}")
+    k = nth(d, k)
     c, t, null = summary(control, "control"), summary(treatment, "treatment"), number(null, "null")
     if missing := lacking(c, t):
         return missing
@@ -424,7 +434,7 @@ def look(
     method, scale = f"look {k} of {d.looks}, {d.kind}", "relative" if relative else "absolute"
     return Comparison(effect, lower, upper, p, d.alpha, c.n, t.n, method, d.side, scale, null, c.mean, hedges(c, t))
 
-# %% ../../../nbs/stats/13_group.ipynb #6fd3df8c
+# %% ../../../nbs/stats/13_group.ipynb #b90688c6
 def decide(
     design: Design,  # fixed before the first look
     k: int,  # which look this is, 1 ... K
@@ -434,7 +444,7 @@ def decide(
 ) -> str:  # effect | futility | continue | ended
     "What the design says at a look."
     c, t = summary(control, "control"), summary(treatment, "treatment")
-    z = 0.0 if lacking(c, t) else standing(c, t, False, number(null, "null"))[0]
+    k, z = nth(design, k), 0.0 if lacking(c, t) else standing(c, t, False, number(null, "null"))[0]
     z = abs(z) if design.side == "two-sided" else -z if design.side == "less" else z
     if z >= design.upper[k - 1]:
         return "effect"
@@ -454,7 +464,7 @@ def exceeds(
     upper = (*design.upper[: k - 1], z)
     return float(crossing(design.information[:k], (*lower[: k - 1], -math.inf), upper, drift)[:, 1].sum())
 
-# %% ../../../nbs/stats/13_group.ipynb #3fee474a
+# %% ../../../nbs/stats/13_group.ipynb #de50e856
 def final(
     design: Design,  # fixed before the first look
     k: int,  # look at which the trial stopped
@@ -466,9 +476,9 @@ def final(
     if missing := lacking(c, t):
         return missing
     both, sign = design.side == "two-sided", -1.0 if design.side == "less" else 1.0
-    z, se = standing(c, t, False, 0.0)
-    unit = sign * se * math.sqrt(design.information[k - 1])  # effect of a drift of 1
-    at = lambda p: unit * optimize.brentq(lambda m: exceeds(design, k, sign * z, m) - p, -60.0, 60.0)  # noqa: E731
+    (z, se), root = standing(c, t, False, 0.0), math.sqrt(design.information[nth(design, k) - 1])
+    unit, far = sign * se * root, (abs(z) + 12) / root  # effect of a drift of 1; drifts beyond doubt
+    at = lambda p: unit * optimize.brentq(lambda m: exceeds(design, k, sign * z, m) - p, -far, far)  # noqa: E731
     ends = sorted([at(design.alpha / (1 + both)), at(1 - design.alpha / 2) if both else sign * math.inf])
     up = exceeds(design, k, sign * z)
     p = min(1.0, 2 * min(up, 1 - up)) if both else up
