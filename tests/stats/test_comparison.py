@@ -179,6 +179,14 @@ def test_a_control_that_may_be_zero_leaves_the_lift_open():
     assert (found.lower, found.upper) == (-math.inf, math.inf)
 
 
+@pytest.mark.parametrize("null", [0.0, -1.0, 0.3])
+@pytest.mark.parametrize("control", [[0, 1, 0, 1], [3.0, 4.0, 5.0]])
+@pytest.mark.parametrize("treatment", [[0, 0, 0], [2, 2, 2]])
+def test_the_lift_of_a_constant_treatment_has_an_answer_or_none(control, treatment, null):
+    found = welch(control, treatment, relative=True, null=null)
+    assert isinstance(found, NotEnough) == (treatment[0] == 0 or null == -1)
+
+
 @given(seeds, sizes, st.floats(0.05, 3))
 def test_equivalence_is_that_of_statsmodels(seed, n, margin):
     c, t = sample(seed, n), sample(seed + 1, n + 3, 0.2, 2.0)

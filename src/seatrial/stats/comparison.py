@@ -236,7 +236,7 @@ def relative_answer(
     *_, p = student(t.mean - scaled.mean, *spread(scaled, t), alpha, side)
     return lift, -math.inf if side == "less" else lower, math.inf if side == "greater" else upper, p
 
-# %% ../../../nbs/stats/02_comparison.ipynb #4516169a
+# %% ../../../nbs/stats/02_comparison.ipynb #c90795d5
 def welch(
     control: Moments | ArrayLike,  # the reference arm, one value a unit
     treatment: Moments | ArrayLike,  # the other arm, one value a unit
@@ -253,6 +253,8 @@ def welch(
         return missing
     effect, scale = t.mean - c.mean, "relative" if relative else "absolute"
     found = student(effect, *spread(c, t), alpha, side, null)
+    if relative and t.m2 == 0 and (t.mean == 0 or abs(null) == 1):
+        return NotEnough(2, 1, f"the treatment holds only the value {t.mean:g}, so the noise of its lift is unknown")
     if relative:
         effect, *found = relative_answer(c, t, alpha, side, null)
     return Comparison(effect, *found, alpha, c.n, t.n, "Welch's t", side, scale, null, c.mean, hedges(c, t))
@@ -268,7 +270,7 @@ def differences(
         raise ValueError(f"control and treatment must pair up one to one, got {c.size} and {t.size} values")
     return t - c
 
-# %% ../../../nbs/stats/02_comparison.ipynb #659a7e9c
+# %% ../../../nbs/stats/02_comparison.ipynb #a503c21c
 def paired(
     control: ArrayLike,  # (n,) one value a unit
     treatment: ArrayLike,  # (n,) the same units in the same order
