@@ -60,12 +60,12 @@ def beta_at(
     log_x, log_rest = -np.logaddexp(0, -z), -np.logaddexp(0, z)
     return np.exp(log_x), np.exp(a * log_x + b * log_rest - betaln(a, b))
 
-# %% ../../../nbs/bandit/03_thompson.ipynb #f4e88b65
+# %% ../../../nbs/bandit/03_thompson.ipynb #e50a6c61
 def chance_to_win(
     arm: int,  # whose probability is asked
     alphas: Sequence[float],  # first parameter of each arm's Beta posterior
     betas: Sequence[float],  # second parameter
-) -> float:  # probability that the arm is the best; exact to about 1e-9
+) -> float:  # probability that the arm is the best; exact to about 1e-8 for parameters >= 1, to 1e-6 from 0.5 on
     "Probability that one of several Beta variables is the largest."
     a, b = np.asarray(alphas, float), np.asarray(betas, float)
     z, w = panels(arm, psi(a) - psi(b), np.sqrt(polygamma(1, a) + polygamma(1, b)))
