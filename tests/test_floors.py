@@ -14,10 +14,15 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "seatrial"
 
 
+def exporting(path):
+    "Whether a notebook makes a module; one without `default_exp` is a worked example."
+    return "#| default_exp " in path.read_text(encoding="utf-8")
+
+
 def numbered():
-    "room.module -> the two digits of its notebook."
+    "room.module -> the two digits of its notebook, worked examples left out."
     found = {}
-    for path in (ROOT / "nbs").glob("*/[0-9][0-9]_*.ipynb"):
+    for path in filter(exporting, (ROOT / "nbs").glob("*/[0-9][0-9]_*.ipynb")):
         number, _, name = path.stem.partition("_")
         found[f"{path.parent.name}.{name}"] = int(number)
     return found
@@ -36,10 +41,17 @@ def imports(path):
             yield from (a.name.removeprefix("seatrial.") for a in node.names)
 
 
-def test_every_notebook_exports_to_the_module_of_its_name():
-    for key in numbered():
-        room, module = key.split(".")
+def test_every_notebook_but_a_worked_example_exports_to_the_module_of_its_name():
+    for path in filter(exporting, (ROOT / "nbs").glob("*/[0-9][0-9]_*.ipynb")):
+        room, module = path.parent.name, path.stem.partition("_")[2]
+        assert f'"#| default_exp {room}.{module}"' in path.read_text(encoding="utf-8"), path.name
         assert (PACKAGE / room / f"{module}.py").exists(), f"nbs/{room}: {module} has no exported module"
+
+
+def test_a_worked_example_exports_nothing():
+    for path in (ROOT / "nbs").glob("*/[0-9][0-9]_*.ipynb"):
+        cells = path.read_text(encoding="utf-8")
+        assert exporting(path) or not re.search(r'"#\| exports?\b', cells), f"{path.name} exports without default_exp"
 
 
 def test_every_module_comes_from_a_notebook():
