@@ -24,7 +24,7 @@ __all__ = ['Columns', 'summed', 'arm', 'arms', 'inverse', 'Levelled', 'contribut
            'relative_contrast', 'affected', 'suspects', 'Cuped', 'named', 'linearized', 'answer', 'cuped',
            'adjusted_welch', 'adjusted', 'cross_fitted', 'imputed']
 
-# %% ../../../nbs/stats/10_cuped.ipynb #224b41a5
+# %% ../../../nbs/stats/10_cuped.ipynb #08f3b0f6
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,24 +33,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from seatrial.stats.comparison import (
-    Comparison,
-    NotEnough,
-    fieller,
-    hedges,
-    number,
-    rate,
-    student,
-    told,
-    welch,
-)
+from .comparison import Comparison, NotEnough, fieller, hedges, number, rate, student, told, welch
 from .joint import Joint
 from .moments import Moments, finite
 
-# %% ../../../nbs/stats/10_cuped.ipynb #c1403867
+# %% ../../../nbs/stats/10_cuped.ipynb #b552863c
 Columns = Joint | Mapping[str, ArrayLike] | Sequence[ArrayLike]  # metric, covariate, ...: summed up, by name, or bare
 
-
+# %% ../../../nbs/stats/10_cuped.ipynb #bb0437e0
 def summed(
     x: Mapping[str, ArrayLike] | Sequence[ArrayLike],  # columns of one length; tables (n, p) count as p columns
     name: str,  # whose they are, for an error
@@ -160,7 +150,7 @@ def levelled(
         return NotEnough(2, 1, "the covariates explain the metric without rest, so its noise is unknown")
     return found
 
-# %% ../../../nbs/stats/10_cuped.ipynb #4edb6667
+# %% ../../../nbs/stats/10_cuped.ipynb #223b49ac
 def contrast(
     found: Levelled,  # adjusted means
     r: float = 1.0,  # the effect is treatment - r * control
@@ -168,10 +158,13 @@ def contrast(
     "Effect, error and Satterthwaite's degrees of freedom of a comparison of the adjusted means."
     c, t = found.means.tolist()
     parts = noise(found, r)
-    share = parts / parts.sum()
-    return t - r * c, math.sqrt(parts.sum()), float(1 / (share**2 / found.degrees).sum())
+    share = parts / (parts.sum() or 1.0)
+    df = (
+        1 / (share**2 / found.degrees).sum() if parts.any() else found.degrees.min()
+    )  # no noise: a constant 0, at r = 0
+    return t - r * c, math.sqrt(parts.sum()), float(df)
 
-# %% ../../../nbs/stats/10_cuped.ipynb #1502a516
+# %% ../../../nbs/stats/10_cuped.ipynb #d44ecfa6
 def relative_contrast(
     found: Levelled,  # adjusted means
     alpha: float,  # miss rate
@@ -186,7 +179,8 @@ def relative_contrast(
     q = float(stats.t.isf(alpha / 2 if side == "two-sided" else alpha, df))
     (a, ab), (_, b) = found.parts.sum(axis=0)
     lower, upper = fieller(c, t, a, b, q, ab)
-    *_, p = student(*contrast(found, 1 + math.copysign(1.0, c) * null), alpha, side)
+    effect, se, df = contrast(found, 1 + math.copysign(1.0, c) * null)
+    p = student(effect, se, df, alpha, side)[2] if se > 0 else math.nan
     return (t - c) / abs(c), -math.inf if side == "less" else lower, math.inf if side == "greater" else upper, p
 
 # %% ../../../nbs/stats/10_cuped.ipynb #6351643f
