@@ -4,6 +4,7 @@ import json
 import math
 import re
 from dataclasses import asdict
+from fractions import Fraction
 
 import numpy as np
 import pyarrow as pa
@@ -92,3 +93,80 @@ def test_an_impossible_summary_is_refused(bad):
 def test_a_value_that_overflows_is_refused_by_its_value_and_never_becomes_no_spread(huge):
     with pytest.raises(ValueError, match=re.escape(f"{huge:g}")):
         Moments.of([1.0, 2.0, 3.0, -huge])
+
+
+@given(samples, st.floats(-1e12, 1e12), st.integers(1, 12), st.randoms(use_true_random=False))
+def test_mean_and_tail_together_are_the_exact_mean_after_any_merge(x, offset, shards, random):
+    x = [v + offset for v in x]
+    pieces = [Moments.of(p) for p in np.array_split(x, shards)]
+    random.shuffle(pieces)
+    m, exact = sum(pieces, Moments()), sum(map(Fraction, x)) / len(x)
+    spread = max(x) - min(x)
+    assert abs(Fraction(m.mean) + Fraction(m.tail) - exact) <= 1e-14 * spread + abs(exact) * Fraction(2) ** -100
+
+
+@given(st.lists(st.integers(-(10**6), 10**6), min_size=1, max_size=50), st.integers(-(10**6), 10**6))
+def test_integer_sums_of_a_database_are_exact_about_any_number(x, k):
+    row = len(x), sum(v - k for v in x), sum((v - k) ** 2 for v in x)
+    got, mean = Moments.of_sums(*row, around=k), Fraction(sum(x), len(x))
+    assert got.n == len(x) and got.mean == float(mean) and got.m2 == float(sum((v - mean) ** 2 for v in x))
+
+
+def test_sums_that_lost_the_spread_are_refused_and_told_a_number_near():
+    x = 1.78e9 + np.random.default_rng(0).normal(size=1000)
+    with pytest.raises(ValueError, match=r"sum distances from a number near 1.78e\+09"):
+        Moments.of_sums(1000, float(x.sum()), float((x * x).sum()))
+    near = x - 1.78e9
+    got = Moments.of_sums(1000, float(near.sum()), float((near * near).sum()), 1.78e9)
+    assert got.m2 == pytest.approx(Moments.of(x).m2, rel=1e-9)
+    assert Moments.of_sums(0, None, None) == Moments()
+
+
+@pytest.mark.parametrize("dtype", [bool, np.int8, np.uint16, np.int64, np.float32, np.float64])
+@pytest.mark.parametrize("n", [1, 20, 21, 70_000, 131_072])
+def test_every_kind_of_number_and_every_length_has_numpys_moments(dtype, n):
+    x = (np.random.default_rng(n).normal(40, 10, n) if dtype is not bool else np.arange(n) % 3 == 0).astype(dtype)
+    m, wide = Moments.of(x), x.astype(float)
+    assert m.n == n and m.mean == pytest.approx(wide.mean(), rel=1e-13)
+    assert m.m2 == pytest.approx(wide.var() * n, rel=1e-11)
+
+
+def test_slices_and_tables_are_summarized_as_they_are():
+    x = np.random.default_rng(1).normal(size=(1000, 4))
+    assert Moments.of(x[:, 1]).m2 == pytest.approx(Moments.of(x[:, 1].copy()).m2, rel=1e-14)
+    assert Moments.of(x.T).n == 4000
+
+
+@pytest.mark.parametrize("n", [3, 30, 100_000])
+@pytest.mark.parametrize("hole", [math.nan, math.inf, -math.inf])
+def test_a_hole_anywhere_is_refused_with_its_count(n, hole):
+    x = np.ones(n)
+    x[n // 2] = hole
+    kind = "1 NaN and 0 infinite" if math.isnan(hole) else "0 NaN and 1 infinite"
+    for refuse in (Moments.of, finite):
+        with pytest.raises(ValueError, match=f"wait must be finite, got {kind} of {n}"):
+            refuse(x, "wait")
+
+
+@given(st.lists(st.one_of(numbers, st.sampled_from([math.nan, math.inf, -math.inf])), max_size=40))
+def test_what_is_dropped_is_counted_and_the_rest_is_what_was_finite(x):
+    kept = finite(x, "x", missing="drop")
+    whole = [v for v in x if math.isfinite(v)]
+    assert np.asarray(kept).tolist() == whole and kept.dropped == len(x) - len(whole)
+    assert kept.nans == sum(map(math.isnan, x)) and kept.infinite == sum(map(math.isinf, x))
+    assert Moments.of(kept) == Moments.of(whole)
+
+
+def test_missing_has_two_policies():
+    with pytest.raises(ValueError, match="missing must be one of refuse, drop, got missing='ignore'"):
+        finite([1.0], missing="ignore")
+
+
+def test_a_long_constant_column_has_exactly_no_spread():
+    assert Moments.of(np.full(200_000, 0.1)) == Moments(200_000, 0.1, 0.0)
+    assert Moments.of(np.full(50, 1e300)) == Moments(50, 1e300, 0.0)
+
+
+def test_a_tail_that_is_no_number_is_refused():
+    with pytest.raises(ValueError, match="Moments must have"):
+        Moments(2, 0.0, 1.0, math.nan)

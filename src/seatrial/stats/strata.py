@@ -268,7 +268,7 @@ def sato(
     q = (j * (n - k) + k * (m - j)) / (2 * (n + m))
     return float(delta), float((delta * p.sum() + q.sum()) / w.sum() ** 2)
 
-# %% ../../../nbs/stats/09_strata.ipynb #f224a0f5
+# %% ../../../nbs/stats/09_strata.ipynb #6e26de42
 def mantel_haenszel(
     control: Mapping[Any, tuple[int, int]],  # stratum -> (successes, trials) of the reference arm
     treatment: Mapping[Any, tuple[int, int]],  # the same of the other arm
@@ -282,9 +282,9 @@ def mantel_haenszel(
     strata = list(dict.fromkeys([*control, *treatment]))
     counts = np.array([*table(control, strata, "control"), *table(treatment, strata, "treatment")])
     k, n, j, m = counts[:, (counts[1] > 0) & (counts[3] > 0)]
-    if not 0 < (k + j).sum() < (n + m).sum():
-        return NotEnough(1, 0, "no stratum that both arms have seen holds both successes and failures")
-    delta, variance = sato(k, n, j, m)
+    delta, variance = sato(k, n, j, m) if k.size else (0.0, 0.0)
+    if variance <= 0:
+        return NotEnough(1, 0, "no stratum that both arms have seen holds both successes and failures of one arm")
     w = n * m / (n + m)
     c, t = (float(w @ share / w.sum()) for share in (k / n, j / m))
     found = student(delta, math.sqrt(variance), math.inf, alpha, side, null)
