@@ -28,7 +28,7 @@ from seatrial.stats.sequential import (
     msprt,
     p_value,
     reach,
-    standing,
+    two_arms,
     units_needed,
 )
 
@@ -75,7 +75,7 @@ def test_asking_for_gains_never_alarms_on_losses():
 def test_one_side_is_both_sides_at_nearly_twice_the_level(n, m, effect, tuned_for, seed):
     c, t = drawn(n, m, np.random.default_rng(seed), effect)
     question = Question(0.05, tuned_for, "greater")
-    off, se, df, units = against(lambda k, v: standing(arm(c) * k, arm(t) * v), (c.mean, t.mean), question)
+    off, se, df, units = against(two_arms(arm(c), arm(t)), (c.mean, t.mean), question)
     up, down = (p_value(question.evidence(off, se, df, units), off, side) for side in ("greater", "less"))
     e = math.exp(min(question.evidence(off, se, df, units), 700))
     assert max(up, down) == 1 and min(up, down) == pytest.approx(min(1.0, 1 / max(2 * e - 1, 1)))
@@ -146,7 +146,7 @@ def test_an_array_of_looks_is_the_looks_one_by_one(looks, tuned_for, how):
     question = Question(0.05, tuned_for, **how)
     pairs = [drawn(n, m, np.random.default_rng(seed), 0.1, offset=1.0) for n, m, seed in looks]
     c, t = (Arm(*(np.array([getattr(p[i], k) for p in pairs], float) for k in ("n", "mean", "m2"))) for i in (0, 1))
-    off, *rest = against(lambda k, v: standing(c * k, t * v), (c.mean, t.mean), question)
+    off, *rest = against(two_arms(c, t), (c.mean, t.mean), question)
     together = p_value(question.evidence(off, *rest), off, how["side"])
     reaches = reach(rest[1], rest[2], question.rho2, question.level)
     for (a, b), p, r in zip(pairs, together, reaches, strict=True):
@@ -172,6 +172,12 @@ def test_pairs_on_the_relative_scale_are_the_test_of_their_contrast():
         contrast = always_valid_paired((1 + end) * before, after)
         assert contrast.p_value == pytest.approx(0.05, rel=1e-6)
     assert found.lower < 0.1 < found.upper and always_valid_paired(before, after, side="less").p_value == 1
+
+
+def test_columns_in_exact_proportion_have_one_lift():
+    before = np.random.default_rng(5).lognormal(0, 1, 200)
+    found = always_valid_paired(before, 1.5 * before, relative=True, null=0.5)
+    assert found.lower == pytest.approx(0.5) == found.upper and found.p_value > 0.05
 
 
 def test_known_noise_needs_no_second_value_spread():
@@ -306,6 +312,33 @@ def test_pairs_count_as_pairs():
 def test_any_two_summaries_have_an_answer_or_are_not_enough(m2_c, m2_t, effect, n, m):
     found = always_valid(Moments(n, 0.0, m2_c), Moments(m, effect, m2_t))
     assert isinstance(found, NotEnough) or (0 <= found.p_value <= 1 and found.lower <= effect <= found.upper)
+
+
+extremes = st.floats(-1e150, 1e150, allow_subnormal=False)
+
+
+@given(st.floats(0, 1e300), st.floats(0, 1e300), extremes, extremes, st.integers(2, 500), st.integers(2, 500), asks)
+def test_nor_does_any_scale_or_side_break_on_extremes(m2_c, m2_t, mean_c, mean_t, n, m, how):
+    found = always_valid(Moments(n, mean_c, m2_c), Moments(m, mean_t, m2_t), **how)
+    if isinstance(found, Comparison):
+        assert 0 <= found.p_value <= 1
+        assert math.isnan(found.effect) or found.lower <= found.effect <= found.upper
+
+
+def test_a_treatment_without_a_conversion_has_lost_much_but_not_provably_all():
+    found = always_valid(Moments.of([0, 1] * 100), Moments.of([0] * 200), relative=True)
+    assert found.effect == -1 and -1 < found.upper < -0.9 and found.p_value < 1e-6
+    sparse = always_valid(Moments.of([0] * 1980 + [1] * 20), Moments.of([0] * 2000), relative=True)
+    assert sparse.upper > -0.9 or math.isinf(sparse.upper)
+
+
+@pytest.mark.parametrize("constant", [-1.0, 0.0, 1.0])
+def test_one_arm_may_be_constant(constant):
+    flat, varied = Moments.of([constant] * 200), Moments.of([0.5, 1.5] * 100)
+    for pair in ((flat, varied), (varied, flat)):
+        for relative in (False, True):
+            found = always_valid(*pair, relative=relative)
+            assert isinstance(found, Comparison) and 0 <= found.p_value <= 1
 
 
 @given(st.integers(1, 10**6), st.integers(1, 10**6))

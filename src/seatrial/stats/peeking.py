@@ -18,7 +18,7 @@ Docs: https://seatrial.github.io/seatrial/stats/peeking.html.md"""
 __all__ = ['Draw', 'WORLDS', 'Rule', 'arm_course', 'course', 'bernoulli', 'normal', 'lognormal', 'ready', 't_test', 'sequence',
            'Share', 'stopping_times', 'false_alarms', 'looks']
 
-# %% ../../../nbs/stats/14_peeking.ipynb #86870ed3
+# %% ../../../nbs/stats/14_peeking.ipynb #764d71cb
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ from scipy import stats
 
 from .comparison import positive, rate, spread
 from .proportion import wilson
-from .sequential import Arm, Question, against, p_value, standing
+from .sequential import Arm, Question, against, p_value, two_arms
 
 # %% ../../../nbs/stats/14_peeking.ipynb #145a30a0
 def arm_course(
@@ -118,18 +118,17 @@ def t_test(
 
     return rule
 
-# %% ../../../nbs/stats/14_peeking.ipynb #655743d0
+# %% ../../../nbs/stats/14_peeking.ipynb #fe27b1dd
 def sequence(
     asked: Question,  # alpha, tuning, side, scale and null
-    stand: Callable = standing,  # arms -> effect, se, df, units
+    arms: Callable = two_arms,  # (control, treatment) -> where their contrasts stand
 ) -> Rule:  # alarm where the always-valid p-value is at most alpha
     "The confidence sequence at every look."
     bound = -2 * math.log(asked.level)
 
     def rule(control: Arm, treatment: Arm) -> np.ndarray:
         with np.errstate(all="ignore"):
-            means = control.mean, treatment.mean
-            found = against(lambda k, v: stand(control * k, treatment * v), means, asked)
+            found = against(arms(control, treatment), (control.mean, treatment.mean), asked)
             off, se, df, units = np.broadcast_arrays(*found)
             maybe = ready(control, treatment) & ((off / se) ** 2 * (df + 1) >= bound * df)
         off, *rest = (a[maybe] for a in (off, se, df, units))

@@ -15,9 +15,9 @@ the asymptotic confidence sequence of Waudby-Smith, Arbour, Sinha, Kennedy and R
 
 **One side.** The normal mixture is the mean of a bet on gains and one on losses, $e = (e_+ + e_-)/2$. The ratio of a noncentral to a central t density is monotone in $t$, rising where the alternative is a gain and falling where it is a loss, and is at most 1 at $t = 0$. So for $t \ge 0$ every part of $e_-$ is at most 1, and $e_+ \ge 2e - 1$: asking for gains only at $\alpha$ is asking both ways at $2\alpha/(1+\alpha)$ and leaving one end open. A true effect that is worse still lowers $t$ at every look, for every sample (a shift moves the mean and not the spread), so it alarms at most as often.
 
-**Relative.** The lift $\lambda = (\mu_t - \mu_c)/|\mu_c|$ is excluded when $e$ of the contrast $\bar x_t - k\,\bar x_c$ reaches $1/\alpha$, with $k = 1 \pm \lambda$ (the control's sign) and the control's moments scaled by $k$ (the argument of Fieller 1954). No lift is exactly no difference. While the control's mean is not distinguished from 0 the interval has no ends.
+**Relative.** The lift $\lambda = (\mu_t - \mu_c)/|\mu_c|$ is excluded when $e$ of the contrast $\bar x_t - k\,\bar x_c$ reaches $1/\alpha$, with $k = 1 \pm \lambda$ (the control's sign), the control's moments scaled by $k$ (the argument of Fieller 1954), and an error that is not less than that of counts, $\sqrt{(k M_{2,c} + M_{2,t})(k/n_c + 1/n_t)/(n_c+n_t-2)}$. No lift is exactly no difference. While the control's mean is not distinguished from 0 the interval has no ends.
 
-Assumed: independent units; arms of any size, in one proportion for as long as one sequence is looked at (or of equal variance); means that do not move meanwhile; `alpha`, `tuned_for`, side and scale fixed before the first look. For other than normal data the guarantee is that of a limit, so false alarms are counted in `seatrial.stats.peeking`.
+Assumed: independent units; arms of any size, in one proportion for as long as one sequence is looked at (or of equal variance); means that do not move meanwhile; `alpha`, `tuned_for`, side and scale fixed before the first look. For other than normal data the guarantee is that of a limit, so false alarms are counted in `seatrial.stats.peeking`; a truth far from none is held less surely while an arm is small, and for rates `seatrial.stats.betting` is exact.
 
 Docs: https://seatrial.github.io/seatrial/stats/sequential.html.md"""
 
@@ -25,9 +25,9 @@ Docs: https://seatrial.github.io/seatrial/stats/sequential.html.md"""
 
 # %% auto #0
 __all__ = ['Bets', 'BLEND', 'ONE', 'mixture', 'maths', 'bet', 'blended', 'capped', 'evidence', 'ceiling', 'crossing', 'reach',
-           'level', 'half_width', 'units_needed', 'Arm', 'pooled_error', 'effective_units', 'standing', 'Question',
-           'p_value', 'lifts', 'against', 'look', 'always_valid', 'always_valid_paired', 'msprt', 'empty', 'joined',
-           'Running']
+           'level', 'half_width', 'units_needed', 'Arm', 'pooled_error', 'effective_units', 'standing', 'two_arms',
+           'Question', 'p_value', 'lifts', 'against', 'look', 'always_valid', 'always_valid_paired', 'msprt', 'empty',
+           'joined', 'Running']
 
 # %% ../../../nbs/stats/11_sequential.ipynb #24f26337
 import math
@@ -247,6 +247,21 @@ def standing(
     se = np.maximum(se, pooled_error(control, treatment))
     return treatment.mean - control.mean, se, df, effective_units(control.n, treatment.n)
 
+# %% ../../../nbs/stats/11_sequential.ipynb #5e9e3538
+def two_arms(
+    control: Arm,  # n >= 2
+    treatment: Arm,  # n >= 2
+) -> Callable:  # (k, v) -> effect, se, df, units of v * treatment - k * control
+    "Where any contrast of two arms stands."
+
+    def weighed(k, v):
+        effect, se, df, units = standing(control * k, treatment * v)
+        k, v, n = abs(k), abs(v), control.n + treatment.n
+        counts = (k * control.m2 + v * treatment.m2) / (n - 2) * (k / control.n + v / treatment.n)
+        return effect, np.maximum(se, counts**0.5), df, units
+
+    return weighed
+
 # %% ../../../nbs/stats/11_sequential.ipynb #24eaa618
 @dataclass(frozen=True, slots=True)
 class Question:
@@ -292,23 +307,30 @@ def p_value(
     e = np.maximum(log_e, 0.0)
     return np.where(asked, np.exp(-e) / (2 - np.exp(-e)), 1.0)
 
-# %% ../../../nbs/stats/11_sequential.ipynb #dd75ef90
+# %% ../../../nbs/stats/11_sequential.ipynb #13d241f5
 def lifts(
     standing: Callable,  # (k, v) -> effect, se, df, units of v * treatment - k * control
     means: tuple[float, float],  # of control and treatment
     asked: Question,  # level and tuning
 ) -> tuple[float, float]:  # bounds on the lift; infinite while the control could be 0
     "The lifts that the evidence does not exclude, exact at every degree of freedom (after Fieller 1954)."
-
-    scale = max(1.0, abs(ratio(means[1], means[0])))  # keeps the estimate's angle within 45 degrees
+    right, guess = math.pi / 2, abs(ratio(means[1], means[0]))
+    if not guess < 1e100:  # also where the control's mean is 0
+        return -math.inf, math.inf
+    scale, unit = max(1.0, guess), 1 / abs(means[0])  # the estimate lies within 45 degrees, whatever the units
+    here = math.atan(means[1] / means[0] / scale)
 
     def surplus(angle):
-        return float(asked.evidence(*standing(scale * math.sin(angle), math.cos(angle)))) + math.log(asked.level)
+        if angle == here:
+            return -1.0  # no evidence against the estimate itself
+        try:
+            found = asked.evidence(*standing(unit * scale * math.sin(angle or 1e-15), unit * math.cos(angle)))
+        except ZeroDivisionError:  # no noise that a float could hold
+            return 1e9
+        return -1.0 if math.isnan(found) else float(found) + math.log(asked.level)
 
-    right = math.pi / 2
-    if means[0] == 0 or surplus(right) <= 0:
+    if surplus(right) <= 0:
         return -math.inf, math.inf
-    here = math.atan(means[1] / means[0] / scale)
     ends = [scale * math.tan(brentq(surplus, here, edge, xtol=1e-15, rtol=1e-14)) - 1 for edge in (-right, right)]
     return (ends[0], ends[1]) if means[0] > 0 else (-ends[1], -ends[0])
 
@@ -324,7 +346,7 @@ def against(
     effect, *rest = standing(1.0, 1.0)
     return effect - asked.null, *rest
 
-# %% ../../../nbs/stats/11_sequential.ipynb #bb23847a
+# %% ../../../nbs/stats/11_sequential.ipynb #55a64995
 def look(
     standing: Callable,  # (k, v) -> effect, se, df, units of v * treatment - k * control
     means: tuple[float, float],  # of control and treatment
@@ -344,13 +366,14 @@ def look(
     effect, p = means[1] - means[0], float(p_value(log_e, off, asked.side))
     lower, upper = effect - half, effect + half
     if asked.relative:
-        effect, (lower, upper) = ratio(effect, abs(means[0])), lifts(standing, means, asked)
+        effect, ends = ratio(effect, abs(means[0])), lifts(standing, means, asked)
+        lower, upper = min(effect, ends[0]), max(effect, ends[1])
     lower, upper = -math.inf if asked.side == "less" else lower, math.inf if asked.side == "greater" else upper
     scale = "relative" if asked.relative else "absolute"
     asks = asked.side, scale, asked.null
     return Comparison(effect, lower, upper, p, asked.alpha, *sizes, method, *asks, means[0], standardized)
 
-# %% ../../../nbs/stats/11_sequential.ipynb #3ca008e7
+# %% ../../../nbs/stats/11_sequential.ipynb #994adc52
 def always_valid(
     control: Moments | ArrayLike,  # the reference arm, one value a unit
     treatment: Moments | ArrayLike,  # the other arm, one value a unit
@@ -367,9 +390,9 @@ def always_valid(
     if missing := lacking(c, t):
         return missing
     a, b = Arm(c.n, c.mean, c.m2), Arm(t.n, t.mean, t.m2)
-    return look(lambda k, v: standing(a * k, b * v), (c.mean, t.mean), (c.n, t.n), asked, "always valid", hedges(c, t))
+    return look(two_arms(a, b), (c.mean, t.mean), (c.n, t.n), asked, "always valid", hedges(c, t))
 
-# %% ../../../nbs/stats/11_sequential.ipynb #a7429ca2
+# %% ../../../nbs/stats/11_sequential.ipynb #9fa5bea8
 def always_valid_paired(
     control: ArrayLike,  # (n,) one value a unit
     treatment: ArrayLike,  # (n,) the same units in the same order
@@ -389,7 +412,8 @@ def always_valid_paired(
 
     def standing(k, v):
         m2 = v * v * d.m2 + (v - k) ** 2 * c.m2 + 2 * v * (v - k) * together  # v treatment - k control, by its gaps
-        return v * d.mean + (v - k) * c.mean, np.sqrt(np.maximum(m2, 0) / (d.n - 1) / d.n), d.n - 1, d.n
+        se = max(math.sqrt(max(m2, 0.0) / (d.n - 1) / d.n), 1e-150)  # exactly proportional columns have none
+        return v * d.mean + (v - k) * c.mean, se, d.n - 1, d.n
 
     return look(standing, (c.mean, c.mean + d.mean), (d.n, d.n), asked, "always valid, paired", ratio(d.mean, d.sd))
 
