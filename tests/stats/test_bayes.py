@@ -158,6 +158,7 @@ def test_learning_in_two_steps_is_learning_at_once(x, y):
         assert getattr(steps, name) == pytest.approx(getattr(once, name), rel=1e-9, abs=1e-9)
 
 
+@settings(deadline=None)
 @given(x=samples)
 def test_a_flat_prior_gives_students_interval(x):
     belief, m = Normal().after(Moments.of(x)), Moments.of(x)

@@ -29,7 +29,7 @@ HALVES = {"a": 0.5, "b": 0.5}
 # ---------------------------------------------------------------- the split, watched
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(theta=st.floats(0.02, 0.98), seed=st.integers(0, 10_000))
 def test_exact_proportions_are_never_an_alarm(theta, seed):
     n = 1000 + seed
@@ -52,6 +52,7 @@ def test_the_mismatch_p_value_holds_at_every_look():
     assert ever / 400 <= 0.05
 
 
+@settings(deadline=None)
 @given(shares=st.lists(st.integers(1, 20), min_size=2, max_size=4), n=st.integers(1, 6), weight=st.floats(0.5, 500))
 def test_the_bet_on_the_split_is_fair_at_every_size(shares, n, weight):
     theta = np.array(shares) / sum(shares)
@@ -88,6 +89,7 @@ def test_an_arrival_where_the_share_is_zero_is_impossible(method):
 # ---------------------------------------------------------------- the split, once
 
 
+@settings(deadline=None)
 @given(k=st.integers(0, 300), n=st.integers(1, 300), theta=st.floats(0.01, 0.99))
 def test_two_arms_are_tested_like_scipys_binomial(k, n, theta):
     k = min(k, n)
