@@ -93,12 +93,12 @@ def finite(
     x = x.astype(float, copy=False)
     return x if missing == "refuse" else Kept(x[np.isfinite(x)] if nans + infs else x, nans, infs)
 
-# %% ../../../nbs/stats/01_moments.ipynb #f1de64c5
+# %% ../../../nbs/stats/01_moments.ipynb #237cadc7
 def two_sum(
     a: float,  # one number
     b: float,  # another
 ) -> tuple[float, float]:  # their sum as a float, and what its rounding lost
-    "The sum of two floats without any loss (Knuth 1969; Ogita, Rump and Oishi 2005, algorithm 3.1)."
+    "The sum of two floats without any loss (Knuth 1969; Ogita, Rump & Oishi 2005)."
     total = a + b
     part = total - a
     return total, (a - (total - part)) + (b - part)
