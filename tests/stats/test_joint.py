@@ -110,6 +110,8 @@ def test_too_few_names_are_refused():
 def test_dropping_takes_whole_rows():
     j = Joint.of([1.0, math.nan, 3.0, 4.0], [1.0, 2.0, math.inf, 8.0], missing="drop")
     assert j == Joint.of([1.0, 4.0], [1.0, 8.0])
+    with pytest.raises(ValueError, match="missing must be one of refuse, drop, got missing='ignore'"):
+        Joint.of([1.0], missing="ignore")
 
 
 @pytest.mark.parametrize(

@@ -199,13 +199,15 @@ def block(
     np.fill_diagonal(comoment, np.maximum(comoment.diagonal(), 0))
     return Joint(n, mean, comoment, error, names) if np.isfinite(comoment).all() else None
 
-# %% ../../../nbs/stats/04_joint.ipynb #015a7e0f
+# %% ../../../nbs/stats/04_joint.ipynb #a1a98fd8
 def joint_of(
     columns: list[np.ndarray],  # (n,) each
     names: tuple[str, ...] = (),  # of the columns
     missing: str = "refuse",  # refuse | drop: what becomes of a row with NaN or an infinity
 ) -> Joint:  # their summary
     "Co-moments of columns, block by block, without a copy of them."
+    if missing not in ("refuse", "drop"):
+        raise ValueError(f"missing must be one of refuse, drop, got missing={missing!r}")
     k, total = len(columns), None
     rows = max(1, BLOCK // k)
     for start in range(0, max(1, columns[0].size), rows):
