@@ -25,6 +25,7 @@ from seatrial.stats.cuped import (
 from seatrial.stats.joint import Joint
 from seatrial.stats.moments import Moments
 from seatrial.stats.peeking import sequence
+from seatrial.stats.ratio import ratio_of_means
 from seatrial.stats.sequential import Arm, Question, always_valid
 
 seeds = st.integers(0, 2**32 - 1)
@@ -225,6 +226,7 @@ def test_a_ratio_is_that_of_its_unit_values_and_needs_no_denominator_that_varies
         r = y.sum() / d.sum()
         by_hand.append((r + (y - r * d) / d.mean(), x))
     assert np.allclose(numbers(found.comparison), numbers(cuped(*by_hand).comparison))
+    assert found.plain == ratio_of_means(*((y, d) for y, d, _ in arms))
     assert found.plain.baseline == pytest.approx(arms[0][0].sum() / arms[0][1].sum())
     ones = [(y, np.ones(300), x) for y, _, x in arms]
     means = [(y, x) for y, _, x in arms]

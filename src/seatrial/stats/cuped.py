@@ -21,10 +21,10 @@ Docs: https://seatrial.github.io/seatrial/stats/cuped.html.md"""
 
 # %% auto #0
 __all__ = ['Columns', 'summed', 'arm', 'arms', 'inverse', 'Levelled', 'contribution', 'noise', 'levelled', 'contrast',
-           'relative_contrast', 'affected', 'suspects', 'Cuped', 'named', 'linearized', 'answer', 'cuped',
+           'relative_contrast', 'affected', 'suspects', 'Cuped', 'named', 'leading', 'linearized', 'answer', 'cuped',
            'adjusted_welch', 'adjusted', 'cross_fitted', 'imputed']
 
-# %% ../../../nbs/stats/10_cuped.ipynb #08f3b0f6
+# %% ../../../nbs/stats/10_cuped.ipynb #d8c4a3a8
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -36,6 +36,7 @@ from scipy import stats
 from .comparison import Comparison, NotEnough, fieller, hedges, number, rate, student, told, welch
 from .joint import Joint
 from .moments import Moments, finite
+from .ratio import ratio_of_means
 
 # %% ../../../nbs/stats/10_cuped.ipynb #b552863c
 Columns = Joint | Mapping[str, ArrayLike] | Sequence[ArrayLike]  # metric, covariate, ...: summed up, by name, or bare
@@ -70,17 +71,17 @@ def arm(
         raise ValueError(f"{name} must have at least {least} columns, metric and covariate, got {wide}")
     return m
 
-# %% ../../../nbs/stats/10_cuped.ipynb #aa4cf4d1
+# %% ../../../nbs/stats/10_cuped.ipynb #91606339
 def arms(
     control: Columns,  # the reference arm
     treatment: Columns,  # the other arm
-    ratio: bool = False,  # whether the first two columns are a numerator and a denominator
+    least: int = 2,  # columns that are needed
 ) -> tuple[Joint, Joint]:  # metric, covariates of both
-    "Both arms with one metric in front, and the same columns."
-    c, t = (arm(x, name, 3 if ratio else 2) for x, name in ((control, "control"), (treatment, "treatment")))
+    "Both arms, with the same columns."
+    c, t = (arm(x, name, least) for x, name in ((control, "control"), (treatment, "treatment")))
     if c.columns != t.columns:
         raise ValueError(f"control and treatment must have the same columns, got {c.columns} and {t.columns}")
-    return (linearized(c), linearized(t)) if ratio else (c, t)
+    return c, t
 
 # %% ../../../nbs/stats/10_cuped.ipynb #86ce1488
 def inverse(
@@ -239,6 +240,16 @@ def named(
     warning = f"; NOT TO BE BELIEVED, the arms differ in covariate {which} by more than luck" if touched else ""
     return f"CUPED with {rank} covariate{'' if rank == 1 else 's'}{warning}"
 
+# %% ../../../nbs/stats/10_cuped.ipynb #45d33522
+def leading(
+    m: Joint,  # metric or numerator and denominator, covariates
+    wide: int,  # how many columns the metric takes: 1 or 2
+) -> Moments | Joint:  # of the metric alone
+    "The summary without its covariates."
+    if wide == 1:
+        return m.marginal(m.columns[0])
+    return Joint(m.n, m.mean[:2], m.comoment[:2, :2], m.tail[:2], m.names[:2])
+
 # %% ../../../nbs/stats/10_cuped.ipynb #ca071daf
 def linearized(
     m: Joint,  # numerator, denominator, covariates
@@ -270,7 +281,7 @@ def answer(
     asked = {"method": method, "baseline": control, "standardized": g}
     return replace(plain, effect=effect, **dict(zip(("lower", "upper", "p_value"), ends, strict=True)), **asked)
 
-# %% ../../../nbs/stats/10_cuped.ipynb #cadd9545
+# %% ../../../nbs/stats/10_cuped.ipynb #c0aa6e30
 def cuped(
     control: Columns,  # the reference arm: metric, covariates
     treatment: Columns,  # the other arm, the same columns
@@ -283,10 +294,13 @@ def cuped(
     suspicion: float = 0.001,  # level at which covariates are called touched
 ) -> Cuped | NotEnough:  # effect = treatment - control
     "Compare two means with what was known before taken out of both (Deng, Xu, Kohavi & Walker 2013)."
-    c, t = arms(control, treatment, ratio)
-    mine, theirs = c.marginal(c.columns[0]), t.marginal(t.columns[0])
-    plain = welch(mine, theirs, alpha, side=side, relative=relative, null=null)
-    found = plain if isinstance(plain, NotEnough) else levelled(c, t)
+    c, t = arms(control, treatment, 3 if ratio else 2)
+    compare, wide = (ratio_of_means, 2) if ratio else (welch, 1)
+    plain = compare(*(leading(m, wide) for m in (c, t)), alpha, side=side, relative=relative, null=null)
+    if isinstance(plain, NotEnough):
+        return plain
+    c, t = (linearized(c), linearized(t)) if ratio else (c, t)
+    found, mine, theirs = levelled(c, t), leading(c, 1), leading(t, 1)
     if isinstance(found, NotEnough):
         return found
     compared = affected(c, t, suspicion)
@@ -310,7 +324,7 @@ def adjusted_welch(
     found = cuped(control, treatment, alpha, side=side, relative=relative, null=null, ratio=ratio)
     return found if isinstance(found, NotEnough) else found.comparison
 
-# %% ../../../nbs/stats/10_cuped.ipynb #811f2f61
+# %% ../../../nbs/stats/10_cuped.ipynb #ccd23d7d
 def adjusted(
     control: Columns,  # the reference arm: metric, covariates
     treatment: Columns,  # the other arm, the same columns
@@ -318,10 +332,11 @@ def adjusted(
     ratio: bool = False,  # the metric is a ratio: the first two columns are its numerator and denominator
 ) -> tuple[Moments, Moments]:  # control, treatment; unadjusted while there is too little to fit a slope to
     "Moments of the metric with the luck of the covariates taken out: for `always_valid`, `welch` and any other."
-    c, t = arms(control, treatment, ratio)
+    c, t = arms(control, treatment, 3 if ratio else 2)
+    c, t = (linearized(c), linearized(t)) if ratio else (c, t)
     found = levelled(c, t)
     if isinstance(found, NotEnough):
-        return c.marginal(c.columns[0]), t.marginal(t.columns[0])
+        return leading(c, 1), leading(t, 1)
     middle = (c.n * c.mean + t.n * t.mean)[1:] / (c.n + t.n)
     means = (float(m.mean[0] - found.theta @ (m.mean[1:] - middle)) for m in (c, t))
     v = noise(found).tolist()
