@@ -27,10 +27,11 @@ __all__ = ['whole', 'independent', 'misfit', 'cramers_v', 'CountTest', 'cochran'
            'independence', 'goodness', 'Events', 'by_coins', 'score_of_rates', 'by_score_of_rates', 'events',
            'poisson_rates']
 
-# %% ../../../nbs/stats/08_count.ipynb #bfcc1169
+# %% ../../../nbs/stats/08_count.ipynb #dbc3e460
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -85,7 +86,7 @@ def cramers_v(
     size = min(rows - (rows - 1) ** 2 / (n - 1), columns - (columns - 1) ** 2 / (n - 1))
     return math.sqrt(min(1.0, phi2 / (size - 1))) if size > 1 else math.nan
 
-# %% ../../../nbs/stats/08_count.ipynb #9f5ec41e
+# %% ../../../nbs/stats/08_count.ipynb #06ca420c
 @dataclass(frozen=True, slots=True)
 class CountTest:
     "Do counts fit what was expected of them?"
@@ -281,7 +282,7 @@ def score_of_rates(
     off = t.rate - c.rate - delta
     return off / error if error else 0.0 if off == 0 else math.copysign(math.inf, off)
 
-# %% ../../../nbs/stats/08_count.ipynb #e67acf5e
+# %% ../../../nbs/stats/08_count.ipynb #b7e213ee
 def by_score_of_rates(
     c: Events,  # control
     t: Events,  # treatment
@@ -292,10 +293,7 @@ def by_score_of_rates(
     "Score interval for a difference of two Poisson rates."
     q = float(stats.norm.isf(alpha / 2))
     far = 2 * (c.rate + t.rate) + 4 * (1 + q) ** 2 * (1 / c.exposure + 1 / t.exposure)  # beyond any end
-
-    def z(delta):
-        return score_of_rates(c, t, delta)
-
+    z = partial(score_of_rates, c, t)
     return inverted(z, z, (float, -far, far), alpha, side, null)
 
 # %% ../../../nbs/stats/08_count.ipynb #bb46df5b

@@ -115,7 +115,7 @@ def spread_of_u(
     n = n_control + n_treatment
     return math.sqrt(max(0.0, n_control * n_treatment / 12 * (n + 1 - ties / (n * (n - 1)))))
 
-# %% ../../../nbs/stats/06_rank.ipynb #2e24604a
+# %% ../../../nbs/stats/06_rank.ipynb #4fb0e57a
 def ties_at(
     c: Ladder,  # control
     t: Ladder,  # treatment
@@ -126,9 +126,8 @@ def ties_at(
     place = np.searchsorted(c.values, moved)
     meets = c.values[np.minimum(place, len(c.values) - 1)] == moved
     g = c.counts.astype(float)
-    alone = t.counts[~meets]
     g[place[meets]] += t.counts[meets]
-    return tied(g) + tied(alone)
+    return tied(g) + tied(t.counts[~meets])
 
 # %% ../../../nbs/stats/06_rank.ipynb #839b6177
 def pairs_from(
