@@ -197,33 +197,34 @@ def hodges_lehmann(
     pairs = c.n * t.n
     return (nth_difference(c, t, (pairs + 1) // 2) + nth_difference(c, t, pairs // 2 + 1)) / 2
 
-# %% ../../../nbs/stats/06_rank.ipynb #c3712007
+# %% ../../../nbs/stats/06_rank.ipynb #cbff79b7
 def tail_of_u(
     u: float,  # wins
     n_control: int,  # values
     n_treatment: int,  # values
-    ties: float | None,  # sum of g^3 - g for the normal law; None for the exact one
+    ties: float,  # sum of g^3 - g, for the normal law
+    exact: np.ndarray | None = None,  # (pairs + 1,) the exact law, where it is wanted
 ) -> float:  # probability of as many wins or more when nothing differs
     "One-sided p-value of U."
-    if ties is None:
-        return float(min(1.0, law(n_control, n_treatment)[math.ceil(u) :].sum()))
+    if exact is not None:
+        return float(min(1.0, exact[math.ceil(u) :].sum()))
     sd = spread_of_u(n_control, n_treatment, ties)
     return float(stats.norm.sf((u - n_control * n_treatment / 2 - 0.5) / sd)) if sd else 1.0
 
-# %% ../../../nbs/stats/06_rank.ipynb #422ac777
+# %% ../../../nbs/stats/06_rank.ipynb #13e0c19a
 def wins_needed(
     n_control: int,  # values
     n_treatment: int,  # values
-    ties: float | None,  # inside the arms; None for the exact law
+    ties: float,  # inside the arms, for the normal law
     tail: float,  # one-sided error rate
+    exact: np.ndarray | None = None,  # (pairs + 1,) the exact law, where it is wanted
 ) -> int:  # smallest U that is rejected; may be more than there are pairs
     "How many pairs must be won to be surprising."
-    pairs = n_control * n_treatment
-    if ties is None:
-        tails = np.cumsum(law(n_control, n_treatment)[::-1])[::-1]  # of u wins or more
+    if exact is not None:
+        tails = np.cumsum(exact[::-1])[::-1]  # of u wins or more
         return int(np.searchsorted(-tails, -tail))
     sd = spread_of_u(n_control, n_treatment, ties)
-    return math.ceil(pairs / 2 + 0.5 + float(stats.norm.isf(tail)) * sd)
+    return math.ceil(n_control * n_treatment / 2 + 0.5 + float(stats.norm.isf(tail)) * sd)
 
 # %% ../../../nbs/stats/06_rank.ipynb #031a5997
 def cut(
@@ -242,7 +243,7 @@ def cut(
         lower, upper = min(lower, null), max(upper, null)
     return (lower, max(lower, upper)) if gain is not False else (min(lower, upper), upper)
 
-# %% ../../../nbs/stats/06_rank.ipynb #6ded5165
+# %% ../../../nbs/stats/06_rank.ipynb #2473aa87
 def shift_answer(
     c: Ladder,  # control
     t: Ladder,  # treatment
@@ -253,12 +254,12 @@ def shift_answer(
 ) -> tuple[float, float, float] | None:  # lower, upper, p-value; None where no order could be surprising
     "Interval for the shift and p-value of one shift."
     pairs, tail = c.n * t.n, alpha / 2 if side == "two-sided" else alpha
-    here, inside = (None, None) if exact else (ties_at(c, t, null), tied(c.counts) + tied(t.counts))
-    needed = wins_needed(c.n, t.n, inside, tail)
+    p_of_u = law(c.n, t.n) if exact else None
+    needed = wins_needed(c.n, t.n, tied(c.counts) + tied(t.counts), tail, p_of_u)
     if needed > pairs:
         return None
     u = wins(c, t, null)
-    more, fewer = (tail_of_u(x, c.n, t.n, here) for x in (u, pairs - u))
+    more, fewer = (tail_of_u(x, c.n, t.n, ties_at(c, t, null), p_of_u) for x in (u, pairs - u))
     p = {"greater": more, "less": fewer}.get(side, min(1.0, 2 * min(more, fewer)))
     lower = nth_difference(c, t, pairs - needed + 1) if side != "less" else -math.inf
     upper = nth_difference(c, t, needed) if side != "greater" else math.inf
