@@ -124,18 +124,6 @@ def test_rate_bounds_hold_the_rate_and_stay_in_the_unit_interval(n, rate, alpha)
     assert rate - 1e-9 <= upper <= 1
 
 
-@pytest.mark.parametrize("law", ["coin", "parts"])
-def test_rate_bounds_cover_at_every_look(law):
-    rng, p, alpha, runs = np.random.default_rng(4), 0.1, 0.1, 400
-    missed = 0
-    for _ in range(runs):
-        x = rng.random(600) < p if law == "coin" else rng.beta(0.5, 4.5, 600)  # both with mean 0.1
-        total = np.cumsum(x)
-        bounds = [rate_bounds(Moments(n, total[n - 1] / n, 0.0), alpha) for n in range(1, 601, 7)]
-        missed += any(not low <= p <= high for low, high in bounds)
-    assert missed / runs <= alpha + 3 * np.sqrt(alpha * (1 - alpha) / runs)
-
-
 def world(scale=1.0, failures=0.0, **kw):
     error = lambda s: lambda rng, n: rng.gamma(2.0, 0.5 * s, n)  # noqa: E731
     fails = lambda r: lambda rng, n: (rng.random(n) < r).astype(float)  # noqa: E731
