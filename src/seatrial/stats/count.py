@@ -86,7 +86,7 @@ def cramers_v(
     size = min(rows - (rows - 1) ** 2 / (n - 1), columns - (columns - 1) ** 2 / (n - 1))
     return math.sqrt(min(1.0, phi2 / (size - 1))) if size > 1 else math.nan
 
-# %% ../../../nbs/stats/08_count.ipynb #06ca420c
+# %% ../../../nbs/stats/08_count.ipynb #8b388f96
 @dataclass(frozen=True, slots=True)
 class CountTest:
     "Do counts fit what was expected of them?"
@@ -115,8 +115,9 @@ class CountTest:
 
     def _repr_markdown_(self) -> str:
         cells = ", ".join(f"{index if len(index) > 1 else index[0]}: {r:+.1f}" for index, r in self.drivers[:3])
+        p = f"= {self.p_value:.2g}" if self.p_value else "< 1e-300"
         verdict, level = "differs" if self.significant else "fits", f"{1 - self.alpha:g}"
-        test = f"{self.method} = {self.statistic:.4g} on {self.df} df, p = {self.p_value:.2g}"
+        test = f"{self.method} = {self.statistic:.4g} on {self.df} df, p {p}"
         return (
             f"**{verdict}** at {level}: {test}, effect {self.effect:.3f} ({self.n:,} units; largest residuals {cells})"
         )
