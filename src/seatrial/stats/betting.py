@@ -78,7 +78,7 @@ def outermost(
         inside, outside = grid[last], grid[last + 1]
     return float(outside)
 
-# %% ../../../nbs/stats/12_betting.ipynb #d8254117
+# %% ../../../nbs/stats/12_betting.ipynb #29ded5d6
 def refuted_odds(
     s: float,  # sum of the values, 0 < s <= n
     n: int,  # units
@@ -86,7 +86,7 @@ def refuted_odds(
     prior: tuple[float, float],  # Beta curve by which the coin is spread
 ) -> float:  # log-odds of the claim; minus infinity where none is refuted
     "The largest refuted claim of the kind: at most m."
-    (a, b), high, step = prior, math.log(s / (n - s)) if s < n else 36.0, 1.0
+    (a, b), high, step = prior, math.log(s) - math.log(n - s) if s < n else 36.0, 1.0
     whole = betaln(s + a, n - s + b) - betaln(a, b) - level
 
     def surplus(z):
