@@ -16,7 +16,7 @@ Docs: https://seatrial.github.io/seatrial/drift/window.html.md"""
 
 # %% auto #0
 __all__ = ['enter', 'together', 'forget', 'widest', 'ADWIN', 'shrunk', 'error_rate', 'DDM', 'averaged', 'EDDM', 'gap', 'critical',
-           'passed_on', 'KSWIN']
+           'KSWIN', 'compared']
 
 # %% ../../../nbs/drift/07_window.ipynb #f35bd81e
 import math
@@ -248,28 +248,19 @@ def critical(
     "Where the Kolmogorov-Smirnov distance of two samples becomes significant (Smirnov 1939, large samples)."
     return math.sqrt(-math.log(alpha / 2) / 2 * (1 / r + 1 / n))
 
-# %% ../../../nbs/drift/07_window.ipynb #c138dff2
-def passed_on(
-    x: float,  # that moves
-    source: list[float],  # sorted; it leaves
-    target: list[float],  # sorted; it enters
-) -> None:
-    "Move a value from one sorted list to another."
-    del source[bisect_left(source, x)]
-    insort(target, x)
-
-# %% ../../../nbs/drift/07_window.ipynb #4716ae3f
+# %% ../../../nbs/drift/07_window.ipynb #2610c2fa
 @dataclass(slots=True)
 class KSWIN(Detector):
     "The newest values against those before them, by Kolmogorov-Smirnov (Raab et al. 2020)."
 
     kind: ClassVar[str] = "kswin"
-    alpha: float = 0.0001  # chance of a false alarm at one look, inside (0, 1)
+    alpha: float = 0.005  # chance of a false alarm at one look, inside (0, 1)
     size: int = 100  # values in the window
     recent: int = 30  # of them new
     window: list[float] = field(default_factory=list, **SEEN)  # in order of arrival
     old: list[float] = field(default_factory=list, **SEEN)  # sorted
     new: list[float] = field(default_factory=list, **SEEN)  # sorted
+    rest: int = state(0)  # values that need no comparison
 
     def __post_init__(self):
         within(self.alpha, 1e-100, 0.999, "alpha")
@@ -281,15 +272,28 @@ class KSWIN(Detector):
         self.window.append(x)
         insort(self.new, x)
         if len(self.new) > self.recent:
-            passed_on(self.window[-self.recent - 1], self.new, self.old)
+            moved = self.window[-self.recent - 1]
+            del self.new[bisect_left(self.new, moved)]
+            insort(self.old, moved)
         if len(self.window) > self.size:
             del self.old[bisect_left(self.old, self.window.pop(0))]
-        if len(self.window) < self.size:
-            return 0.0
-        return gap(self.old, self.new) / critical(self.alpha, len(self.old), self.recent)
+        if len(self.window) < self.size or self.rest:
+            self.rest = max(0, self.rest - 1)
+            return self.evidence
+        return compared(self)
 
     def restart(self) -> None:
         "Begin again with the new values as the only past."
         kept = self.window[-self.recent :]
         self.reset()
         self.window, self.new = kept, sorted(kept)
+
+# %% ../../../nbs/drift/07_window.ipynb #a7cd6e05
+def compared(
+    watch: KSWIN,  # with a full window
+) -> float:  # evidence
+    "Compare old and new; note for how many values an alarm is then impossible."
+    n, r = len(watch.old), len(watch.new)
+    d, limit = gap(watch.old, watch.new), critical(watch.alpha, n, r)
+    watch.rest = max(0, math.ceil((limit - d) / (1 / n + 1 / r)) - 1)
+    return d / limit
