@@ -27,7 +27,7 @@ __all__ = ['whole', 'independent', 'misfit', 'cramers_v', 'CountTest', 'cochran'
            'independence', 'goodness', 'Events', 'by_coins', 'score_of_rates', 'by_score_of_rates', 'events',
            'poisson_rates']
 
-# %% ../../../nbs/stats/08_count.ipynb #dbc3e460
+# %% ../../../nbs/stats/08_count.ipynb #9caeb486
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy import special, stats
 
 from .comparison import SIDES, Comparison, NotEnough, number, one_of, rate, ratio
 from .moments import finite
@@ -244,7 +244,7 @@ class Events:
         "Events per unit of exposure; NaN without any."
         return ratio(self.k, self.exposure)
 
-# %% ../../../nbs/stats/08_count.ipynb #1f722632
+# %% ../../../nbs/stats/08_count.ipynb #c5098d78
 def by_coins(
     c: Events,  # control
     t: Events,  # treatment
@@ -253,18 +253,18 @@ def by_coins(
     null: float,  # lift that is tested
 ) -> tuple[float, float, float]:  # lower, upper, p-value
     "Exact limits for the ratio of two Poisson rates (Przyborowski & Wilenski 1940)."
-    k = c.k + t.k
 
-    def heads(lift):  # chance that an event is the treatment's
+    def coin(lift):  # chances that an event is the treatment's, and that it is the control's
         if math.isinf(lift):
-            return 1.0
-        return (1 + lift) * t.exposure / ((1 + lift) * t.exposure + c.exposure)
+            return 1.0, 0.0
+        mine = (1 + lift) * t.exposure
+        return mine / (mine + c.exposure), c.exposure / (mine + c.exposure)
 
     def gain(lift):
-        return float(stats.norm.isf(stats.binom.sf(t.k - 1, k, heads(lift))))
+        return -float(special.ndtri(special.betainc(t.k, c.k + 1, coin(lift)[0]) if t.k else 1.0))
 
     def loss(lift):
-        return -float(stats.norm.isf(stats.binom.cdf(t.k, k, heads(lift))))
+        return float(special.ndtri(special.betainc(c.k, t.k + 1, coin(lift)[1]) if c.k else 1.0))
 
     return inverted(gain, loss, LIFTS, alpha, side, null)
 

@@ -31,7 +31,7 @@ __all__ = ['LIFTS', 'DIFFERENCES', 'NODES', 'WEIGHTS', 'Count', 'ones', 'recount
            'clopper_pearson', 'on_difference', 'on_ratio', 'score', 'crossing', 'lift_at', 'inverted', 'by_score',
            'integral', 'melded', 'by_melding', 'cohens_h', 'chosen', 'possible', 'rate_change', 'proportions']
 
-# %% ../../../nbs/stats/03_proportion.ipynb #68702acf
+# %% ../../../nbs/stats/03_proportion.ipynb #50d56ef7
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 from .comparison import SIDES, Comparison, NotEnough, number, one_of, rate, ratio
 from .moments import Moments, finite
@@ -206,7 +206,7 @@ def score(
     error = math.sqrt(max(0.0, pt * (1 - pt) / t.n + r * r * pc * (1 - pc) / c.n) * n / (n - 1))
     return off / error if error else 0.0 if abs(off) < 1e-15 else math.copysign(math.inf, off)
 
-# %% ../../../nbs/stats/03_proportion.ipynb #037d1673
+# %% ../../../nbs/stats/03_proportion.ipynb #787647cf
 def crossing(
     z: Callable[[float], float],  # a falling function
     level: float,  # the value to be met
@@ -216,7 +216,7 @@ def crossing(
     "Where a falling score meets a level."
 
     def above(x):
-        return min(max(z(x), -1e3), 1e3) - level
+        return min(max(z(x), -40.0), 40.0) - level
 
     if above(low) <= 0 or low == high:
         return low
@@ -232,7 +232,7 @@ def lift_at(
 
 LIFTS, DIFFERENCES = (lift_at, 0.0, 1.0), (float, -1.0, 1.0)  # how null values are searched
 
-# %% ../../../nbs/stats/03_proportion.ipynb #b6e425b4
+# %% ../../../nbs/stats/03_proportion.ipynb #7c4bbd53
 def inverted(
     gain: Callable[[float], float],  # score that a gain over a null value has: falls with the null value
     loss: Callable[[float], float],  # the same for a loss, negative where a loss is seen
@@ -247,10 +247,10 @@ def inverted(
     lower, upper, p = -math.inf, math.inf, []
     if side != "less":
         lower = at(crossing(lambda x: gain(at(x)), q, low, high))
-        p.append(float(stats.norm.sf(gain(null))))
+        p.append(float(special.ndtr(-gain(null))))
     if side != "greater":
         upper = at(crossing(lambda x: loss(at(x)), -q, low, high))
-        p.append(float(stats.norm.cdf(loss(null))))
+        p.append(float(special.ndtr(loss(null))))
     return lower, upper, min(1.0, len(p) * min(p))
 
 # %% ../../../nbs/stats/03_proportion.ipynb #6ff2914e
@@ -291,7 +291,7 @@ def integral(
     half = (high - low) / 2
     return float(half * (WEIGHTS * np.exp(log_f(low + half * (NODES + 1)))).sum())
 
-# %% ../../../nbs/stats/03_proportion.ipynb #332d9755
+# %% ../../../nbs/stats/03_proportion.ipynb #d4b01143
 def melded(
     c: Count,  # control
     t: Count,  # treatment
@@ -300,21 +300,24 @@ def melded(
 ) -> float:  # one-sided p-value of "the gain is at most null"
     "Exact evidence for a gain beyond null (Fay, Proschan & Brittain 2015)."
     r, shift = (1 + null, 0.0) if relative else (1.0, null)
+    (low_a, low_b), (high_a, high_b) = (t.k, t.n - t.k + 1), (c.k + 1, c.n - c.k)  # of the two beta distributions
     if t.k == 0 or math.isinf(r):  # the cautious treatment is 0, and the cautious control more than that
-        return 1.0 if shift >= 0 else float(stats.beta.sf(-shift, c.k + 1, c.n - c.k)) if c.k < c.n else 1.0
-    low_t, high_c = stats.beta(t.k, t.n - t.k + 1), stats.beta(c.k + 1, max(c.n - c.k, 1))
-    if c.k == c.n:  # the cautious control is 1
-        return float(low_t.cdf(r + shift))
+        return 1.0 if shift >= 0 or high_b == 0 else float(special.betainc(high_b, high_a, 1 + shift))
+    if high_b == 0:  # the cautious control is 1
+        return float(special.betainc(low_a, low_b, min(max(r + shift, 0.0), 1.0)))
     full = (1 - shift) / r if r > 0 else math.inf  # from here on the treatment is below for certain
     low, high = max(0.0, -shift), min(1.0, full)
 
     def log_f(b):
         with np.errstate(divide="ignore"):
-            return low_t.logcdf(np.clip(r * b + shift, 0, 1)) + high_c.logpdf(b)
+            below = np.log(special.betainc(low_a, low_b, np.clip(r * b + shift, 0, 1)))
+        density = special.xlogy(high_a - 1, b) + special.xlog1py(high_b - 1, -b) - special.betaln(high_a, high_b)
+        return below + density
 
-    return min(1.0, (integral(log_f, low, high) if low < high else 0.0) + float(high_c.sf(full)))
+    rest = float(special.betainc(high_b, high_a, 1 - full)) if full < 1 else 0.0
+    return min(1.0, (integral(log_f, low, high) if low < high else 0.0) + rest)
 
-# %% ../../../nbs/stats/03_proportion.ipynb #e36d506f
+# %% ../../../nbs/stats/03_proportion.ipynb #ab1b7c78
 def by_melding(
     c: Count,  # control
     t: Count,  # treatment
@@ -326,11 +329,11 @@ def by_melding(
     "Exact interval and its p-value (Fay, Proschan & Brittain 2015)."
 
     def gain(x):
-        return float(stats.norm.isf(melded(c, t, x, relative)))
+        return -float(special.ndtri(melded(c, t, x, relative)))
 
     def loss(x):
         turned = -x if not relative else 1 / (1 + x) - 1 if x > -1 else math.inf
-        return -float(stats.norm.isf(melded(t, c, turned, relative)))
+        return float(special.ndtri(melded(t, c, turned, relative)))
 
     return inverted(gain, loss, LIFTS if relative else DIFFERENCES, alpha, side, null)
 

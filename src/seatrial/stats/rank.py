@@ -138,7 +138,7 @@ def pairs_from(
     "Pairs of each treatment value with the control values from an index on."
     return int(t.counts @ (c.n - c.below[first]))
 
-# %% ../../../nbs/stats/06_rank.ipynb #c94656c3
+# %% ../../../nbs/stats/06_rank.ipynb #7d86870e
 def pivot(
     c: Ladder,  # control
     t: Ladder,  # treatment
@@ -146,8 +146,10 @@ def pivot(
     high: np.ndarray,  # (t values,) one past the last
 ) -> float:  # a difference in the middle of those in question
     "Weighted median of the rows' middle differences."
-    width = high - low
-    middle = t.values - c.values[np.minimum((low + high) // 2, len(c.values) - 1)]
+    row = np.flatnonzero(high > low)
+    row = row[:: 1 + len(row) // 2048]  # some rows are enough for a middle
+    width = (high - low)[row]
+    middle = t.values[row] - c.values[np.minimum((low + high)[row] // 2, len(c.values) - 1)]
     order = np.argsort(middle)
     total = np.cumsum(width[order])
     return float(middle[order][np.searchsorted(total, total[-1] / 2)])
@@ -168,7 +170,7 @@ def listed(
     order = np.argsort(d)
     return float(d[order][np.searchsorted(np.cumsum(weight[order]), k)])
 
-# %% ../../../nbs/stats/06_rank.ipynb #daf8b8ca
+# %% ../../../nbs/stats/06_rank.ipynb #e511416d
 def nth_difference(
     c: Ladder,  # control
     t: Ladder,  # treatment
@@ -178,13 +180,13 @@ def nth_difference(
     low, high = np.zeros(len(t.values), int), np.full(len(t.values), len(c.values))
     while (high - low).sum() > 4 * (len(c.values) + len(t.values)) + 10_000:
         x = pivot(c, t, low, high)
-        at_most, less = (np.searchsorted(c.values, t.values - x, side) for side in ("left", "right"))
-        if k <= pairs_from(c, t, less):
-            low = np.maximum(low, less)
-        elif k <= pairs_from(c, t, at_most):
+        at_most = np.searchsorted(c.values, t.values - x, "left")
+        if k > pairs_from(c, t, at_most):
+            high = np.minimum(high, at_most)
+        elif k > pairs_from(c, t, less := np.searchsorted(c.values, t.values - x, "right")):
             return x
         else:
-            high = np.minimum(high, at_most)
+            low = np.maximum(low, less)
         high = np.maximum(low, high)
     return listed(c, t, low, high, k - pairs_from(c, t, high))
 
