@@ -25,7 +25,7 @@ Docs: https://seatrial.github.io/seatrial/stats/quantile.html.md"""
 __all__ = ['Ordered', 'scores', 'at', 'window', 'design_effect', 'pairs', 'change', 'least', 'surprise', 'rows_needed', 'ordered',
            'unbounded', 'share_above', 'quantile_answer', 'quantiles']
 
-# %% ../../../nbs/stats/07_quantile.ipynb #486c3bac
+# %% ../../../nbs/stats/07_quantile.ipynb #b34400bf
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,12 +34,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special, stats
 
-from .comparison import SIDES, Comparison, NotEnough, number, one_of, rate, ratio
+from .comparison import SIDES, Comparison, NotEnough, number, one_of, rate
 from .moments import finite
 from .proportion import cohens_h
 from .rank import cut
 
-# %% ../../../nbs/stats/07_quantile.ipynb #a5416917
+# %% ../../../nbs/stats/07_quantile.ipynb #9b75c883
 @dataclass(frozen=True, slots=True)
 class Ordered:
     "An arm in order, and how much it knows about its quantile."
@@ -56,8 +56,8 @@ class Ordered:
 
     @property
     def ends(self) -> tuple[float, float]:
-        "Scores of a quantile below all values and above all of them."
-        low, high = scores(self, np.array([-0.5, len(self.x) - 0.5]))
+        "Scores of the smallest and the largest value: no place beyond them is more surprising."
+        low, high = scores(self, np.array([0, len(self.x) - 1]))
         return float(low), float(high)
 
 # %% ../../../nbs/stats/07_quantile.ipynb #350b5414
@@ -73,7 +73,7 @@ def scores(
         z = np.sign(z) * -special.ndtri(special.stdtr(arm.df, -np.abs(z)))
     return np.clip(z, -38.0, 38.0)  # beyond, a tail is smaller than any float
 
-# %% ../../../nbs/stats/07_quantile.ipynb #a4d486cf
+# %% ../../../nbs/stats/07_quantile.ipynb #b71f4312
 def at(
     arm: Ordered,  # in order
     v: np.ndarray,  # values
@@ -82,8 +82,8 @@ def at(
     n = len(arm.x)
     left, right = (np.searchsorted(arm.x, v, side) for side in ("left", "right"))
     met = left < right
-    low = scores(arm, np.where(met, left, np.where(left > 0, left - 1, -0.5)))
-    high = scores(arm, np.where(met, right - 1, np.where(left < n, left, n - 0.5)))
+    low = scores(arm, np.where(met, left, np.maximum(left - 1, 0)))
+    high = scores(arm, np.where(met, right - 1, np.minimum(left, n - 1)))
     before, after = arm.x[np.maximum(left - 1, 0)], arm.x[np.minimum(left, n - 1)]
     share = np.divide(v - before, after - before, out=np.zeros(np.shape(v)), where=(after > before) & ~met)
     outside = np.where(left == 0, low, high)
@@ -150,7 +150,7 @@ def change(
     "Difference or lift of values."
     return treatment / control - 1 if relative else treatment - control
 
-# %% ../../../nbs/stats/07_quantile.ipynb #1bda2632
+# %% ../../../nbs/stats/07_quantile.ipynb #bd14320a
 def least(
     one: Ordered,  # the arm whose values are tried
     other: Ordered,  # the other arm
@@ -161,7 +161,7 @@ def least(
     low, high = 0, len(one.x) - 1
     while True:
         place = np.unique(np.linspace(low, high, 2049).astype(int))
-        sums = scores(one, place) ** 2 + at(other, factor * one.x[place] + shift) ** 2
+        sums = at(one, one.x[place]) ** 2 + at(other, factor * one.x[place] + shift) ** 2
         best = int(sums.argmin())
         if high - low <= 2048:
             return float(sums[best])
@@ -179,18 +179,19 @@ def surprise(
     found = min(least(c, t, factor, shift), least(t, c, 1 / factor, -shift / factor))
     return math.copysign(math.sqrt(found), t.value - factor * c.value - shift)
 
-# %% ../../../nbs/stats/07_quantile.ipynb #a77dd8e0
+# %% ../../../nbs/stats/07_quantile.ipynb #e29ef4b5
 def rows_needed(
     q: float,  # which quantile
     tail: float,  # one-sided error rate
     design: float = 1.0,  # design effect
-    df: float = math.inf,  # clusters - 1
+    df: float = math.inf,  # clusters - 1, at least 1
 ) -> int:  # rows
     "Smallest sample that bounds a quantile on both sides."
-    if df < 1:
-        raise ValueError(f"df must be at least 1, got df={df}")
-    tail = float(stats.norm.sf(stats.t.isf(tail, df)))
-    return math.ceil(math.log(tail) / math.log(max(q, 1 - q)) * design)
+    tail, n, step = float(stats.norm.sf(stats.t.isf(tail, df))), 1, 1 << 40
+    while step := step // 2:  # the largest n that is too few, by halving
+        below = (n + step - 0.5) / design + 0.5
+        n += step if special.betainc(below, 0.5 / design + 0.5, max(q, 1 - q)) > tail else 0
+    return n + 1
 
 # %% ../../../nbs/stats/07_quantile.ipynb #432cf0c0
 def ordered(
@@ -206,7 +207,7 @@ def ordered(
     design, many = design_effect(x, q, clusters, f"clusters of {name}")
     return Ordered(np.sort(x), q, design, many - 1.0) if many > 1 else None
 
-# %% ../../../nbs/stats/07_quantile.ipynb #6d0870c0
+# %% ../../../nbs/stats/07_quantile.ipynb #d2e6c44d
 def unbounded(
     arm: Ordered,  # in order
     tail: float,  # one-sided error rate
@@ -215,7 +216,7 @@ def unbounded(
     z = float(stats.norm.isf(tail))
     if arm.ends[0] < -z and arm.ends[1] > z:
         return None
-    rows = max(len(arm.x) + 1, rows_needed(arm.q, tail, arm.design, arm.df))
+    rows = rows_needed(arm.q, tail, arm.design, arm.df)
     kind = "independent rows" if arm.design == 1 else f"rows, {arm.design:.3g} of which tell as much as one,"
     why = f"the {arm.q:g}-quantile may lie beyond all values of an arm of {len(arm.x):,} {kind} at a tail of {tail:g}"
     return NotEnough(rows, len(arm.x), why)
@@ -251,7 +252,7 @@ def quantile_answer(
     step = float(np.spacing(max(abs(null), abs(t.value - c.value), np.finfo(float).tiny)))
     return *cut(lower, upper, null, s > 0 if p <= alpha else None, step), float(p)
 
-# %% ../../../nbs/stats/07_quantile.ipynb #a437d618
+# %% ../../../nbs/stats/07_quantile.ipynb #b88f9494
 def quantiles(
     control: ArrayLike,  # the reference arm, one value a row
     treatment: ArrayLike,  # the other arm, one value a row
@@ -281,6 +282,6 @@ def quantiles(
     effect, scale = t.value - c.value, "relative" if relative else "absolute"
     h = cohens_h(share_above(c.x, c.value), share_above(t.x, c.value))
     found = quantile_answer(c, t, relative, alpha, side, null)
-    shown = ratio(effect, c.value) if relative else effect
+    shown = t.value / c.value - 1 if relative else effect
     method = f"{q:g}-quantile{'' if clusters is None else ', clustered'}"
     return Comparison(shown, *found, alpha, len(c.x), len(t.x), method, side, scale, null, c.value, h)
