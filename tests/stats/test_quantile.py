@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from seatrial.stats.comparison import Comparison, NotEnough, equivalence
-from seatrial.stats.quantile import Ordered, at, design_effect, quantiles, rows_needed, scores
+from seatrial.stats.quantile import Ordered, at, quantile_design, quantiles, rows_needed, scores
 
 seeds = st.integers(0, 2**32 - 1)
 shares = st.sampled_from([0.1, 0.5, 0.75, 0.9])
@@ -121,9 +121,9 @@ def test_clusters_keep_the_coverage_that_rows_lose():
 @given(seeds)
 def test_rows_that_are_their_own_clusters_have_hardly_any_design_effect(seed):
     x = sample(seed, 400)
-    design, many = design_effect(x, 0.9, np.arange(400))
+    design, many = quantile_design(x, 0.9, np.arange(400))
     assert many == 400 and design == pytest.approx(1, abs=0.01)
-    assert design_effect(np.repeat(x, 5), 0.9, np.repeat(np.arange(400), 5))[0] == pytest.approx(5, rel=0.01)
+    assert quantile_design(np.repeat(x, 5), 0.9, np.repeat(np.arange(400), 5))[0] == pytest.approx(5, rel=0.01)
 
 
 def test_as_many_rows_are_needed_as_the_textbook_says():
