@@ -27,7 +27,7 @@ import numpy as np
 
 from .policy import Choice, Policy, begin, inside, position, restored, scaled
 
-# %% ../../../nbs/bandit/06_segment.ipynb #3b4e2f6f
+# %% ../../../nbs/bandit/06_segment.ipynb #a6c7ef37
 @dataclass(slots=True)
 class PerSegment(Policy):
     "One policy for each segment, and one that learns from everybody."
@@ -44,7 +44,8 @@ class PerSegment(Policy):
     def __post_init__(self):
         begin(self)
         self.pooled = copy.deepcopy(self.prototype) if self.pooled is None else self.pooled
-        self.own = {name: [policy, plays] for name, policy, plays in (owned(self, e) for e in self.own)}
+        entries = [self.own] if isinstance(self.own, str) else self.own
+        self.own = {name: [policy, plays] for name, policy, plays in (owned(self, e) for e in entries)}
         fitting(self)
 
     def probabilities(self, context: Mapping[str, Any] | None = None) -> list[float]:
