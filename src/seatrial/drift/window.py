@@ -190,7 +190,7 @@ def averaged(
     d = x - centre
     return centre + d / n, spread + d * (d - d / n)
 
-# %% ../../../nbs/drift/07_window.ipynb #31b59246
+# %% ../../../nbs/drift/07_window.ipynb #5734f8c9
 @dataclass(slots=True)
 class EDDM(Detector):
     "The distance between errors against the longest it ever was (Baena-García et al. 2006)."
@@ -210,9 +210,10 @@ class EDDM(Detector):
 
     def check(self, x: float) -> float:
         "An error (1) or none (0)."
-        if x not in (0, 1):
-            raise ValueError(f"x must be 0 (right) or 1 (error), got x={x!r}")
-        return float(x)
+        x = within(x, 0, 1)
+        if 0 < x < 1:
+            raise ValueError(f"x must be 0 (right) or 1 (error), got x={x}")
+        return x
 
     def step(self, x: float) -> float:
         "Take in a checked error; the evidence afterwards."
