@@ -33,10 +33,10 @@ import numpy as np
 from .index import UCBTuned
 from .policy import Choice, Policy, begin, floored, inside, position, restored, scaled
 
-# %% ../../../nbs/bandit/04_moving.ipynb #3728ad86
+# %% ../../../nbs/bandit/04_moving.ipynb #7e069fe6
 @dataclass(slots=True)
 class Wrapped(Policy):
-    "Another policy, which chooses as it always does and learns in another way."
+    "Another policy, which chooses and learns as it always does where nothing else is said."
 
     inner: Policy | None = None  # the policy below
 
@@ -50,6 +50,11 @@ class Wrapped(Policy):
     def choose(self, context: Mapping[str, float] | None, rng: np.random.Generator) -> Choice:
         "Draw an arm as the inner policy does."
         return self.inner.choose(context, rng)
+
+    def learn(self, arm: str, reward: float, context: Mapping[str, float] | None = None) -> "Wrapped":
+        "Take in what an arm earned."
+        self.inner.learn(arm, reward, context)
+        return self
 
 # %% ../../../nbs/bandit/04_moving.ipynb #311d7234
 def around(
