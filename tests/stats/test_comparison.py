@@ -21,7 +21,7 @@ from seatrial.stats.comparison import (
     spread,
     welch,
 )
-from seatrial.stats.moments import Moments
+from seatrial.stats.moments import Moments, finite
 
 seeds = st.integers(0, 2**32 - 1)
 sizes = st.integers(2, 80)
@@ -136,8 +136,8 @@ def test_one_sided_welch_is_that_of_scipy(seed, n, m, side, null):
 def test_the_interval_excludes_null_exactly_where_p_is_below_alpha(seed, n, m, side, relative):
     c, t = sample(seed, n, 10.0), sample(seed + 1, m, 10.5)
     found = welch(c, t, 0.1, side=side, relative=relative, null=0.02)
-    near_the_edge = abs(found.p_value - 0.1) < 0.005  # the relative interval estimates its degrees of freedom once
-    assert near_the_edge or found.significant == (found.p_value < 0.1)
+    unbounded = relative and math.isinf(found.lower) and math.isinf(found.upper)
+    assert unbounded or abs(found.p_value - 0.1) < 1e-9 or found.significant == (found.p_value < 0.1)
 
 
 @given(st.floats(5, 50), st.floats(-60, 60), st.floats(0.01, 2), st.floats(0.01, 2), st.floats(-0.9, 0.9))
@@ -172,6 +172,49 @@ def test_fiellers_interval_covers_where_dividing_both_ends_does_not():
         naive += plain.lower / plain.baseline <= 1.0 <= plain.upper / plain.baseline
     se = math.sqrt(0.05 * 0.95 / runs)
     assert abs(held / runs - 0.95) < 4 * se and naive / runs < 0.95 - 8 * se
+
+
+@pytest.mark.parametrize("compare", [welch, paired])
+def test_a_control_of_zero_has_no_lift(compare):
+    found = compare([-1.0, 1.0, -2.0, 2.0], [30.0, 31.0, 32.0, 33.0], relative=True)
+    assert isinstance(found, NotEnough) and "control's value is 0" in found.why
+
+
+@given(seeds, st.integers(5, 40), st.sampled_from(["two-sided", "greater", "less"]))
+def test_a_paired_lift_of_none_is_tested_as_no_difference(seed, n, side):
+    c = sample(seed, n, 20.0, 3.0)
+    t = c + sample(seed + 1, n, 0.2, 0.5)
+    lift = paired(c, t, side=side, relative=True)
+    assert lift.p_value == pytest.approx(paired(c, t, side=side).p_value, rel=1e-6)
+    assert abs(lift.p_value - 0.05) < 1e-9 or lift.significant == (lift.p_value < 0.05)
+
+
+def test_a_paired_lift_is_covered_at_its_rate():
+    rng, runs, held = np.random.default_rng(2), 3000, 0
+    for _ in range(runs):
+        c = rng.normal(10, 3, 15)
+        found = paired(c, 1.1 * c + rng.normal(0, 1, 15), relative=True)
+        held += found.lower <= 0.1 <= found.upper
+    assert abs(held / runs - 0.95) < 4 * math.sqrt(0.05 * 0.95 / runs)
+
+
+def test_columns_with_dropped_values_cannot_be_paired():
+    holed = finite([1.0, math.nan, 3.0], "c", "drop")
+    with pytest.raises(ValueError, match="control must be whole where values are paired, got 1 dropped"):
+        paired(holed, [1.0, 2.0])
+
+
+@pytest.mark.parametrize("value", ["a", None, [0.05], True, 1 + 0j])
+def test_what_is_no_number_is_refused_as_such(value):
+    with pytest.raises(ValueError, match="alpha must lie strictly between 0 and 1, got alpha="):
+        welch([1.0, 2.0], [1.0, 3.0], value)
+    with pytest.raises(ValueError, match="null must be a finite number, got null="):
+        welch([1.0, 2.0], [1.0, 3.0], null=value)
+
+
+def test_equivalence_needs_an_alpha_below_a_half():
+    with pytest.raises(ValueError, match=r"alpha must lie strictly between 0 and 0\.5, got alpha=0\.6"):
+        equivalence(welch, [1.0, 2.0], [1.0, 3.0], 0.1, 0.6)
 
 
 def test_a_control_that_may_be_zero_leaves_the_lift_open():
