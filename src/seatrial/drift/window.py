@@ -140,13 +140,13 @@ def shrunk(
         forget(window.squares)
     return evidence
 
-# %% ../../../nbs/drift/07_window.ipynb #a9054e53
+# %% ../../../nbs/drift/07_window.ipynb #f78ee2de
 def error_rate(
     errors: float,  # so far
     n: int,  # values so far, >= 1
 ) -> tuple[float, float]:  # rate and its standard deviation
-    "An error rate that is never quite zero."
-    p = (errors + 0.5) / (n + 1)
+    "An error rate that is never quite zero (Laplace's rule of succession)."
+    p = (errors + 1) / (n + 2)
     return p, math.sqrt(p * (1 - p) / n)
 
 # %% ../../../nbs/drift/07_window.ipynb #367fb32c
