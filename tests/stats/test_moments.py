@@ -4,6 +4,7 @@ import json
 import math
 import re
 from dataclasses import asdict
+from decimal import Decimal
 from fractions import Fraction
 
 import numpy as np
@@ -170,3 +171,33 @@ def test_a_long_constant_column_has_exactly_no_spread():
 def test_a_tail_that_is_no_number_is_refused():
     with pytest.raises(ValueError, match="Moments must have"):
         Moments(2, 0.0, 1.0, math.nan)
+
+
+def test_small_integers_do_not_overflow_in_a_summary():
+    a = Moments(np.uint8(200), np.float32(1.0), np.int64(5))
+    assert (a + a).n == 400 and json.loads(json.dumps(asdict(a)))["n"] == 200
+    assert Moments.of_sums(np.int64(5), np.int64(3), np.int64(3)).n == 5
+    assert Moments.of_sums(2, Decimal("3"), Decimal("5")).mean == 1.5
+
+
+@pytest.mark.parametrize("n", [2.5, math.inf, math.nan, "3", None, True])
+def test_a_count_that_is_no_count_is_refused(n):
+    with pytest.raises(ValueError, match="n must be a whole number, got n="):
+        Moments(n, 1.0, 1.0)
+
+
+@pytest.mark.parametrize("total", [None, math.inf, math.nan, "3"])
+def test_sums_that_are_no_numbers_are_refused(total):
+    with pytest.raises(ValueError, match="total must be a finite number where n=10, got total="):
+        Moments.of_sums(10, total, 5.0)
+
+
+def test_a_negative_count_of_rows_is_refused():
+    with pytest.raises(ValueError, match="Moments must have n >= 0"):
+        Moments.of_sums(-3, 1.0, 1.0)
+
+
+def test_a_mask_is_not_silently_dropped():
+    with pytest.raises(ValueError, match="x must not be masked, got 1 masked of 4"):
+        Moments.of(np.ma.masked_array([1.0, 2.0, 3.0, 999.0], mask=[0, 0, 0, 1]))
+    assert Moments.of(np.ma.masked_array([1.0, 3.0])).mean == 2
