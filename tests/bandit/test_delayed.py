@@ -117,6 +117,19 @@ def test_a_context_is_learned_as_it_was_when_the_choice_was_made():
     assert policy.inner == same.learn("a", 1.0, {"x": 2.0})
 
 
+@pytest.mark.parametrize("context", [None, {}, {"y": 1.0}, {"x": math.nan}])
+def test_a_context_that_could_not_be_learned_from_is_refused_when_it_is_registered(context):
+    policy = delayed(LinUCB(["a", "b"], features=["x"]))
+    with pytest.raises(ValueError, match="x"):
+        policy.register("r", "a", context)
+    assert policy == delayed(LinUCB(["a", "b"], features=["x"]))
+
+
+def test_a_context_of_numpy_numbers_is_kept_as_plain_json():
+    policy = delayed(EpsilonGreedy(["a", "b"])).register("r", "a", {"x": np.float32(0.5), "n": np.int64(3), "m": "de"})
+    assert json.loads(json.dumps(policy.to_dict()))["pending"] == [["r", "a", {"x": 0.5, "n": 3, "m": "de"}, 1]]
+
+
 @given(st.integers(1, 5), st.integers(1, 5), st.integers(1, 30))
 def test_what_has_waited_too_long_is_given_up_and_its_outcome_counted(limit, patience, n):
     policy = waiting([("a", 0)] * n, limit=limit, patience=patience)
