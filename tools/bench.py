@@ -388,6 +388,59 @@ def waits(runs=5000, effect=0.1, length=16_000):
     )
 
 
+def watchmen():
+    "Streaming detectors by name: how one is made, the run length asked for, and its stream in control or moved."
+    from seatrial.drift.chart import CUSUM, EWMA, PageHinkley
+    from seatrial.drift.edetector import EDetector
+    from seatrial.drift.window import ADWIN, DDM, EDDM, KSWIN
+
+    def noise(rng, n, moved):
+        return rng.standard_normal(n) + moved
+
+    def errors(rng, n, moved):
+        return (rng.random(n) < (0.35 if moved else 0.2)).astype(float)
+
+    return {
+        "CUSUM": (lambda: CUSUM(mean=0, sd=1, run_length=500), 500, noise),
+        "CUSUM, mean and sd learnt": (lambda: CUSUM(mean=None, sd=None, run_length=500), 500, noise),
+        "EWMA": (lambda: EWMA(mean=0, sd=1, run_length=500), 500, noise),
+        "Page-Hinkley, sd known": (lambda: PageHinkley(sd=1, run_length=500), 500, noise),
+        "KSWIN, alpha 0.005": (KSWIN, "-", noise),
+        "e-SR": (lambda: EDetector(mean=0.2, run_length=500), "at least 500", errors),
+        "e-CUSUM": (lambda: EDetector(mean=0.2, run_length=500, form="cusum"), "at least 500", errors),
+        "ADWIN, delta 0.002": (ADWIN, "-", errors),
+        "DDM, 3 sd": (DDM, "-", errors),
+        "EDDM, beta 0.9": (EDDM, "-", errors),
+    }
+
+
+def detectors(alarms=1500, most=600_000, runs=200):
+    "What a value costs each streaming detector, what it delivers in control, and how late it is."
+    from seatrial.drift.stream import delivered
+    from seatrial.stats.comparison import NotEnough
+
+    rows = []
+    for name, (make, asked, draw) in watchmen().items():
+        rng, late = np.random.default_rng(0), []
+        sample, detector = draw(rng, 20_000, False).tolist(), make()
+        took_s = taking_turns({name: lambda s=sample, d=detector: [d.update(x) for x in s]}, 3)[name]
+        quiet = delivered(make(), lambda n, draw=draw, rng=rng: draw(rng, n, False), alarms, most)
+        for _ in range(runs):
+            fresh = make()
+            for x in draw(rng, 200, False).tolist():
+                fresh.update(x)
+            late.append(next((t for t, x in enumerate(draw(rng, 3000, True), 1) if fresh.update(x).alarm), 3000))
+        few = isinstance(quiet, NotEnough)
+        length = f"{quiet.got} alarms in {most:,}" if few else f"{quiet.mean:,.0f} ± {quiet.se:,.0f}"
+        delay = f"{np.median(late):.0f}" if np.median(late) < 3000 else "none in 3,000"
+        rows.append((name, 1e6 * took_s / len(sample), asked, length, delay))
+    table(
+        "Streaming detectors: normal noise, moved by 1 sd, or errors at 20 %, then 35 %, after 200 values",
+        ["detector", "µs a value", "run length asked", "delivered", "median delay"],
+        rows,
+    )
+
+
 def main():
     usual = {"serve": serve, "engine": engine, "journal": journal, "stats": stats}
     known = usual | {"looks": looks}
