@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -302,3 +303,49 @@ def test_an_effect_beyond_doubt_is_still_estimated():
     for design in (pocock([0.05, 1.0]), obrien_fleming([0.05, 1.0], side="greater")):
         ended = final(design, 1, x, y)
         assert 10 < ended.lower < ended.effect < 31 and 0 <= ended.p_value < 1e-100
+
+
+@pytest.mark.parametrize(
+    "design", [spending(3), spending(5), spending(5, kind=3.0), spending(3, kind="pocock"), pocock(5)]
+)
+    "design", [spending(3), spending(5), spending(5, kind=3.0), spending(3, kind="pocock"), pocock(5)]
+)
+def test_overwhelming_evidence_has_a_tiny_p(design):
+    for k in range(1, design.looks + 1):
+        found = [repeated_p(design, k, z) for z in (5.0, 11.9, 12.1, 20.0, 22.0, 30.0, 36.9)]
+        assert all(0 < b < a for a, b in pairwise(found)), (k, found)
+        assert all(p >= stats.norm.sf(z) for p, z in zip(found, (5.0, 11.9, 12.1, 20.0, 22.0, 30.0, 36.9), strict=True))
+    assert found[-1] < 1e-250
+
+
+def test_a_clear_effect_is_as_sharp_at_the_end_as_in_one_look():
+    rng = np.random.default_rng(0)
+    c, t = rng.normal(10, 1, 1000), rng.normal(15, 1, 1000)
+    found, once = final(pocock(3), 1, c, t), welch(c, t)
+    assert (found.lower, found.upper) == pytest.approx((once.lower, once.upper), rel=1e-6)
+
+
+def test_a_lift_at_a_look_has_an_answer_or_none():
+    assert isinstance(look(pocock(3), 1, [1.0, 2, 3, 4], [0.0] * 4, relative=True), NotEnough)
+    assert isinstance(look(pocock(3), 1, [-1.0, 1, -2, 2], [30.0, 31, 32, 33], relative=True), NotEnough)
+
+
+def test_the_relative_interval_of_a_look_excludes_null_where_its_p_is_small():
+    rng = np.random.default_rng(3)
+    for _ in range(40):
+        c, t = rng.normal(5, 1, 12), rng.normal(6, 2, 8)
+        found = look(pocock(3), 2, c, t, relative=True)
+        assert abs(found.p_value - 0.05) < 1e-3 or found.significant == (found.p_value < 0.05)
+
+
+@pytest.mark.parametrize(
+    ("make", "rule"),
+    [
+        (lambda: spending([0.5, 0.5000001, 1.0]), "increase within .* by at least 0.001"),
+        (lambda: obrien_fleming(3, alpha=0.9, side="greater"), "alpha must lie below"),
+        (lambda: spending(3, kind=lambda t, a: 2 * a * t), "kind must spend an error that never falls"),
+    ],
+)
+def test_a_plan_that_cannot_be_kept_is_refused(make, rule):
+    with pytest.raises(ValueError, match=rule):
+        make()

@@ -21,10 +21,10 @@ Docs: https://seatrial.github.io/seatrial/stats/group.html.md"""
 # %% auto #0
 __all__ = ['SPENDING', 'legendre', 'tails', 'onward', 'edges', 'crossing', 'Design', 'timetable', 'shares', 'constant_error',
            'wang_tsiatis', 'pocock', 'obrien_fleming', 'spent', 'stops_at', 'spend', 'spending', 'chance',
-           'drift_needed', 'inflation', 'expected_information', 'gives_up', 'futile', 'replanned', 'repeated_p',
-           'standing', 'repeated_interval', 'nth', 'look', 'decide', 'exceeds', 'final']
+           'drift_needed', 'inflation', 'expected_information', 'gives_up', 'futile', 'replanned', 'error_of_look',
+           'repeated_p', 'standing', 'repeated_interval', 'nth', 'look', 'decide', 'exceeds', 'final']
 
-# %% ../../../nbs/stats/13_group.ipynb #920005fb
+# %% ../../../nbs/stats/13_group.ipynb #0fa29bab
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -39,9 +39,9 @@ from seatrial.stats.comparison import (
     SIDES,
     Comparison,
     NotEnough,
-    fieller,
     hedges,
     lacking,
+    lift_answer,
     number,
     one_of,
     positive,
@@ -155,7 +155,7 @@ def timetable(
         rows.append(f"| {k + 1} | {t:.4g} | {z:.4f} | {p:.2g} | {used:.4f} |{last}")
     return "\n".join(rows)
 
-# %% ../../../nbs/stats/13_group.ipynb #5ee21e15
+# %% ../../../nbs/stats/13_group.ipynb #0a7d0152
 def shares(
     looks: int | Sequence[float],  # number of equal looks, or shares of the information
 ) -> tuple[float, ...]:  # increasing, inside (0, 1]
@@ -165,8 +165,8 @@ def shares(
             raise ValueError(f"looks must be at least 1, got looks={looks}")
         return tuple(k / looks for k in range(1, looks + 1))
     t = tuple(float(v) for v in looks)
-    if not t or not all(a < b for a, b in zip((0.0, *t), (*t, math.inf), strict=True)) or t[-1] > 1 + 1e-9:
-        raise ValueError(f"information must be shares that increase within (0, 1], got {t}")
+    if not t or not all(a + 1e-3 <= b for a, b in zip((0.0, *t), t, strict=False)) or t[-1] > 1 + 1e-9:
+        raise ValueError(f"information must be shares that increase within (0, 1] by at least 0.001, got {t}")
     return t
 
 # %% ../../../nbs/stats/13_group.ipynb #730796c5
@@ -179,7 +179,7 @@ def constant_error(
     lower = -upper if side == "two-sided" else np.full(len(upper), -np.inf)
     return float(crossing(information, lower, upper).sum())
 
-# %% ../../../nbs/stats/13_group.ipynb #5f3c1667
+# %% ../../../nbs/stats/13_group.ipynb #edcc4504
 def wang_tsiatis(
     looks: int | Sequence[float],  # number of equal looks, or shares of the information
     alpha: float = 0.05,  # chance of a false alarm at any look, inside (0, 1)
@@ -189,6 +189,8 @@ def wang_tsiatis(
     "Boundary C t^(Delta - 1/2) that spends alpha over all looks (Wang & Tsiatis 1987)."
     t, alpha, side = shares(looks), rate(alpha, "alpha"), one_of(side, SIDES, "side")
     fall = np.array(t) ** (number(shape, "shape") - 0.5)
+    if alpha >= (most := constant_error(t, 0 * fall, side)):
+        raise ValueError(f"alpha must lie below {most:.3g}, where every gain counts as an effect, got alpha={alpha:g}")
     c = optimize.brentq(lambda c: constant_error(t, c * fall, side) - alpha, 0.0, 40.0, xtol=1e-12)
     upper = tuple(c * fall)
     lower = tuple(-c * fall) if side == "two-sided" else (-math.inf,) * len(t)
@@ -264,7 +266,7 @@ def spend(
         state = onward(state, step[k], drift, a, b, math.sqrt(step[k : k + 2].min()))
     return upper
 
-# %% ../../../nbs/stats/13_group.ipynb #68343ab8
+# %% ../../../nbs/stats/13_group.ipynb #6db67b8a
 def spending(
     information: int | Sequence[float],  # number of equal looks, or the looks so far as shares of the plan
     alpha: float = 0.05,  # chance of a false alarm at any look, inside (0, 1)
@@ -273,7 +275,12 @@ def spending(
 ) -> Design:  # with its boundary
     "Boundary that uses up error along a curve, at any times (Lan & DeMets 1983)."
     t, alpha, both = shares(information), rate(alpha, "alpha"), one_of(side, SIDES, "side") == "two-sided"
-    used = np.diff([spent(v, alpha / 2 if both else alpha, kind) for v in t], prepend=0.0)
+    share = alpha / 2 if both else alpha
+    used = np.diff([spent(v, share, kind) for v in t], prepend=0.0)
+    if not (used >= 0).all() or not used.sum() <= share * (1 + 1e-9):
+        raise ValueError(
+            f"kind must spend an error that never falls and ends at {share:g}, got {used.cumsum().tolist()}"
+        )
     upper = spend(t, used, 0.0, lambda k, z: -z if both else -math.inf)
     lower = [-z if both else -math.inf for z in upper]
     return Design("spending", kind, t, alpha, side, tuple(upper), tuple(lower))
@@ -353,7 +360,18 @@ def replanned(
         return wang_tsiatis(design.information, alpha, side, design.shape)
     return spending(design.information, alpha, design.shape, side)
 
-# %% ../../../nbs/stats/13_group.ipynb #3b7adcdf
+# %% ../../../nbs/stats/13_group.ipynb #57cb4eff
+def error_of_look(
+    design: Design,  # that spends along a curve
+    k: int,  # look, 1 ... K
+    alpha: float,  # error rate
+) -> float:  # error that may be spent at this look, on one side
+    "What a spending rule allows a single look."
+    share = alpha / 2 if design.side == "two-sided" else alpha
+    before = spent(design.information[k - 2], share, design.shape) if k > 1 else 0.0
+    return spent(design.information[k - 1], share, design.shape) - before
+
+# %% ../../../nbs/stats/13_group.ipynb #a871e86e
 def repeated_p(
     design: Design,  # a rule and a timetable
     k: int,  # look, 1 ... K
@@ -365,39 +383,49 @@ def repeated_p(
         return 1.0
     if design.kind == "Wang-Tsiatis":
         return min(1.0, constant_error(t, z * (t / t[k - 1]) ** (design.shape - 0.5), design.side))
-    far = lambda log: min(spending(t[:k], math.exp(log), design.shape, design.side).upper[-1], 40.0) - z  # noqa: E731
     most, least = math.log(0.999), math.log(stats.norm.sf(z)) - 3
-    return math.exp(optimize.brentq(far, least, most, xtol=1e-8)) if far(most) < 0 < far(least) else 1.0
+    if z > 12:
+        far = lambda log: stats.norm.sf(z) - error_of_look(design, k, math.exp(log))  # noqa: E731
+    else:
+        far = lambda log: min(spending(t[:k], math.exp(log), design.shape, design.side).upper[-1], 40.0) - z  # noqa: E731
+    if far(most) >= 0 or far(least) <= 0:
+        return 1.0 if far(most) >= 0 else math.exp(least)
+    return math.exp(optimize.brentq(far, least, most, xtol=1e-8))
 
-# %% ../../../nbs/stats/13_group.ipynb #b50e309a
+# %% ../../../nbs/stats/13_group.ipynb #f6ba3e69
 def standing(
     c: Moments,  # control, n >= 2
     t: Moments,  # treatment, n >= 2
     relative: bool,  # the effect as a share of the control's mean
     null: float,  # effect that is tested
-) -> tuple[float, float]:  # z of the same tail as Welch's t, and what one of it is worth in the metric's unit
+) -> tuple[
+    float, float, float, float
+]:  # z of the same tail as Welch's t; that t, its standard error and degrees of freedom
     "Where the comparison stands, as a z."
     scaled = stretched(c, 1 + math.copysign(1.0, c.mean) * null) if relative else c
     se, df = spread(scaled, t)
     seen = (t.mean - scaled.mean - (0.0 if relative else null)) / se
-    z = math.copysign(float(stats.norm.isf(max(stats.t.sf(abs(seen), df), 1e-300))), seen)
-    return z, se * seen / z if z else se
+    tail = float(stats.t.sf(abs(seen), df))
+    z = float(stats.norm.isf(tail)) if tail > 1e-290 else math.sqrt(df * math.log1p(seen * seen / df))
+    return math.copysign(z, seen), seen, se, df
 
-# %% ../../../nbs/stats/13_group.ipynb #6222aba1
+# %% ../../../nbs/stats/13_group.ipynb #16d1e8bd
 def repeated_interval(
     c: Moments,  # control, n >= 2
     t: Moments,  # treatment, n >= 2
     z: float,  # the boundary
     relative: bool,  # the effect as a share of the control's mean
-) -> tuple[float, float, float]:  # effect, lower, upper
+    null: float,  # lift that is tested, on the relative scale
+) -> tuple[float, float, float] | NotEnough:  # effect, lower, upper
     "Interval with a boundary for its quantile; the variances are estimated, so the t of the same tail is used."
-    if relative and c.mean == 0:
-        return math.nan, -math.inf, math.inf
-    se, df = spread(stretched(c, t.mean / c.mean) if relative else c, t)
-    q, effect = float(stats.t.isf(stats.norm.sf(z), df)), t.mean - c.mean
-    if not relative:
-        return effect, effect - q * se, effect + q * se
-    return effect / abs(c.mean), *fieller(c.mean, t.mean, c.variance / c.n, t.variance / t.n, q)
+    share = float(stats.norm.sf(z))
+    if relative:
+        df_at = lambda r: spread(stretched(c, r), t)[1]  # noqa: E731
+        found = lift_answer(c.mean, t.mean, c.variance / c.n, t.variance / t.n, df_at, 2 * share, "two-sided", null)
+        return found if isinstance(found, NotEnough) else found[:3]
+    se, df = spread(c, t)
+    q, effect = float(stats.t.isf(share, df)), t.mean - c.mean
+    return effect, effect - q * se, effect + q * se
 
 # %% ../../../nbs/stats/13_group.ipynb #93d7b885
 def nth(
@@ -409,7 +437,7 @@ def nth(
         raise ValueError(f"k must be a look of the design, 1 to {design.looks}, got k={k}")
     return int(k)
 
-# %% ../../../nbs/stats/13_group.ipynb #dbf8ec02
+# %% ../../../nbs/stats/13_group.ipynb #05ba9afe
 def look(
     design: Design,  # fixed before the first look
     k: int,  # which look this is, 1 ... K
@@ -427,8 +455,10 @@ def look(
     c, t, null = summary(control, "control"), summary(treatment, "treatment"), number(null, "null")
     if missing := lacking(c, t):
         return missing
-    effect, lower, upper = repeated_interval(c, t, d.upper[k - 1], relative)
-    z, _ = standing(c, t, relative, null)
+    found = repeated_interval(c, t, d.upper[k - 1], relative, null)
+    if isinstance(found, NotEnough):
+        return found
+    (effect, lower, upper), z = found, standing(c, t, relative, null)[0]
     p = repeated_p(d, k, -z if d.side == "less" else z)
     lower, upper = -math.inf if d.side == "less" else lower, math.inf if d.side == "greater" else upper
     method, scale = f"look {k} of {d.looks}, {d.kind}", "relative" if relative else "absolute"
@@ -464,7 +494,7 @@ def exceeds(
     upper = (*design.upper[: k - 1], z)
     return float(crossing(design.information[:k], (*lower[: k - 1], -math.inf), upper, drift)[:, 1].sum())
 
-# %% ../../../nbs/stats/13_group.ipynb #de50e856
+# %% ../../../nbs/stats/13_group.ipynb #19224448
 def final(
     design: Design,  # fixed before the first look
     k: int,  # look at which the trial stopped
@@ -476,10 +506,13 @@ def final(
     if missing := lacking(c, t):
         return missing
     both, sign = design.side == "two-sided", -1.0 if design.side == "less" else 1.0
-    (z, se), root = standing(c, t, False, 0.0), math.sqrt(design.information[nth(design, k) - 1])
-    unit, far = sign * se * root, (abs(z) + 12) / root  # effect of a drift of 1; drifts beyond doubt
-    at = lambda p: unit * optimize.brentq(lambda m: exceeds(design, k, sign * z, m) - p, -far, far)  # noqa: E731
-    ends = sorted([at(design.alpha / (1 + both)), at(1 - design.alpha / 2) if both else sign * math.inf])
+    (z, seen, se, df), root = standing(c, t, False, 0.0), math.sqrt(design.information[nth(design, k) - 1])
+    share = design.alpha / (1 + both)
+    wider = float(stats.t.isf(share, df) / stats.norm.isf(share))  # for variances that are estimated
+    unit, far = sign * se * wider * root, (abs(seen) / wider + 12) / root  # effect of a drift of 1; drifts beyond doubt
+    above = lambda m: exceeds(design, k, sign * seen / wider, m)  # noqa: E731
+    at = lambda p: unit * optimize.brentq(lambda m: above(m) - p, -far, far)  # noqa: E731
+    ends = sorted([at(share), at(1 - design.alpha / 2) if both else sign * math.inf])
     up = exceeds(design, k, sign * z)
     p = min(1.0, 2 * min(up, 1 - up)) if both else up
     method = f"stage-wise, stopped at look {k} of {design.looks}"
