@@ -308,8 +308,6 @@ def test_an_effect_beyond_doubt_is_still_estimated():
 @pytest.mark.parametrize(
     "design", [spending(3), spending(5), spending(5, kind=3.0), spending(3, kind="pocock"), pocock(5)]
 )
-    "design", [spending(3), spending(5), spending(5, kind=3.0), spending(3, kind="pocock"), pocock(5)]
-)
 def test_overwhelming_evidence_has_a_tiny_p(design):
     for k in range(1, design.looks + 1):
         found = [repeated_p(design, k, z) for z in (5.0, 11.9, 12.1, 20.0, 22.0, 30.0, 36.9)]
