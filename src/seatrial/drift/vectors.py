@@ -88,14 +88,14 @@ class Apart:
         )
         return f"{area}{self.distance._repr_markdown_()}: {self.words}"
 
-# %% ../../../nbs/drift/04_vectors.ipynb #006325e3
+# %% ../../../nbs/drift/04_vectors.ipynb #c004b8d6
 def moved_most(
     r: np.ndarray,  # (n, d) reference
     c: np.ndarray,  # (m, d) current
     names: Sequence[str] | None = None,  # of the columns; None: their numbers
     most: int = 3,  # columns named
 ) -> str:  # such as load +0.52 sd, speed -0.31 sd
-    "The columns whose means moved most, in words; those within three standard errors are not named."
+    "The columns whose means moved most, in words; those that may have moved by chance are not named."
     if names is not None and len(names) != r.shape[1]:
         raise ValueError(f"names must have one entry a column, got {len(names)} for {r.shape[1]} columns")
     a, b = r.std(axis=0), c.std(axis=0)
@@ -103,8 +103,9 @@ def moved_most(
     error = np.sqrt(a * a / len(r) + b * b / len(c))
     gap = c.mean(axis=0) - r.mean(axis=0)
     z = np.divide(gap, error, out=np.where(gap == 0, 0.0, np.inf), where=error > 0)
-    size = np.divide(gap, sd, out=np.sign(gap) * np.inf, where=sd > 0)
-    top = [j for j in np.argsort(-np.abs(z), kind="stable")[:most] if abs(z[j]) > 3]
+    size = np.divide(gap, sd, out=np.where(gap == 0, 0.0, np.copysign(np.inf, gap)), where=sd > 0)
+    chance = stats.norm.isf(0.0005 / len(z))  # once in a thousand tables without drift, by Bonferroni
+    top = [j for j in np.argsort(-np.abs(z), kind="stable")[:most] if abs(z[j]) > chance]
     said = [f"{f'column {j}' if names is None else names[j]} {size[j]:+.2g} sd" for j in top]
     return ", ".join(said) or "no column's mean stands out"
 
