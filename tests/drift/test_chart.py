@@ -168,9 +168,7 @@ def test_learnt_charts_do_not_care_for_the_unit_of_measurement(offset, scale):
 def test_residuals_are_independent_standard_normal_from_the_third_value_on():
     rng = np.random.default_rng(9)
     x = rng.normal(5, 3, (3000, 8))
-    z = np.array(
-        [[residual(row[t], t + 1, row[:t].mean(), row[:t].var() * t, None) for t in range(2, 8)] for row in x]
-    )
+    z = np.array([[residual(row[t], t + 1, row[:t].mean(), row[:t].var() * t, None) for t in range(2, 8)] for row in x])
     assert all(stats.kstest(z[:, i], "norm").pvalue > 1e-3 for i in range(6))
     assert np.abs(np.corrcoef(z.T) - np.eye(6)).max() < 4 / math.sqrt(3000)
 

@@ -1,4 +1,4 @@
-"What every streaming detector promises: one face, no harm from bad input, no memory that grows, alarms that survive saving."
+"What every streaming detector promises: one face, no harm from bad input, bounded memory, alarms that survive saving."
 
 import importlib
 import json
@@ -89,13 +89,15 @@ def test_saved_and_restored_in_the_middle_the_alarms_are_the_same(name, at):
 
 
 @every
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e200, "0", None, [0.0], 0j, np.zeros((99, 2)), 10**400])
+@pytest.mark.parametrize(
+    "bad", [math.nan, math.inf, -math.inf, 1e200, "0", None, [0.0], 0j, np.zeros((99, 2)), 10**400]
+)
 @pytest.mark.parametrize("after", [0, 50])
 def test_bad_input_is_refused_in_one_sentence_and_changes_nothing(name, bad, after):
     detector = EXAMPLES[name][0]()
     track(detector, stream(name)[:after])
     before = detector.to_dict()
-    with pytest.raises(ValueError, match="^x must be ") as told:
+    with pytest.raises(ValueError, match=r"^x must be ") as told:
         detector.update(bad)
     assert "\n" not in str(told.value) and detector.to_dict() == before
 
@@ -144,7 +146,9 @@ def test_a_huge_shift_is_found_soon(name):
         assert any(alarm for alarm, _ in track(detector, draw(rng, 120, True).tolist()))
 
 
-@pytest.mark.parametrize("name", [n for n in EXAMPLES if "learnt" in n or n.startswith(("adwin", "kswin", "page-hinkley,"))])
+@pytest.mark.parametrize(
+    "name", [n for n in EXAMPLES if "learnt" in n or n.startswith(("adwin", "kswin", "page-hinkley,"))]
+)
 def test_what_learns_its_state_sees_the_way_back_as_a_change(name):
     values = stream(name, quiet=300, moved=300)
     alarms = [t for t, (alarm, _) in enumerate(track(EXAMPLES[name][0](), values)) if alarm]
@@ -158,7 +162,7 @@ def test_the_state_does_not_grow_with_the_stream(name):
     sizes = []
     for _ in range(2):
         track(detector, draw(rng, 2000 if not sizes else 14_000, False).tolist())
-        sizes.append(sum(len(json.dumps(v)) > 0 for v in flat(detector.to_dict())))
+        sizes.append(len(flat(detector.to_dict())))
     assert sizes[1] <= sizes[0] + (60 if "adwin" in name else 0)
 
 
@@ -203,6 +207,6 @@ def test_the_saved_form_names_every_field_and_its_kind(name):
     detector = EXAMPLES[name][0]()
     assert set(detector.to_dict()) == {"kind"} | {f.name for f in fields(detector)}
     assert detector.to_dict()["kind"] == name.split(",")[0]
+    other, saved = EWMA if isinstance(detector, CUSUM) else CUSUM, detector.to_dict()
     with pytest.raises(ValueError, match="kind must be one of"):
-        other = CUSUM if not isinstance(detector, CUSUM) else EWMA
-        other.from_dict(detector.to_dict())
+        other.from_dict(saved)

@@ -1,6 +1,7 @@
 "E-detectors: the bound on false alarms, whatever the distribution; and the score against people's marks."
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ RNG = np.random.default_rng
 def test_stakes_never_lose_more_than_the_fortune(m, run_length):
     found = stakes(m, run_length)
     assert found[0] == 0.9 and all(0 < s < 1 for s in found)
-    assert all(a == 2 * b for a, b in zip(found, found[1:], strict=False)) and len(found) < 40
+    assert all(a == 2 * b for a, b in pairwise(found)) and len(found) < 40
 
 
 @given(st.floats(0.01, 0.99), st.floats(0, 1), st.floats(0, 100), st.sampled_from(["sr", "cusum"]))
@@ -90,6 +91,12 @@ def test_any_range_is_the_same_game():
     unit, other = EDetector(mean=0.3, tolerance=0.02), EDetector(mean=16, lo=10, hi=30, tolerance=0.4)
     for x in np.concatenate([rng.random(200) * 0.6, rng.random(50)]):
         assert unit.update(x).evidence == pytest.approx(other.update(10 + 20 * x).evidence, rel=1e-6)
+
+
+def test_a_saved_state_of_another_size_is_refused_before_it_can_do_harm():
+    detector = EDetector(mean=0.4).update(0.3)
+    with pytest.raises(ValueError, match=f"one fortune for each of {len(detector.shares[0])} stakes, got 2"):
+        EDetector.from_dict(detector.to_dict() | {"high": [1.0, 2.0]})
 
 
 def test_evidence_is_the_mixture_written_out():

@@ -1,6 +1,7 @@
 "ADWIN, DDM, EDDM and KSWIN against plain and slow forms of themselves."
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ def test_an_exponential_histogram_keeps_every_value_in_order_of_age(values, most
     blocks = [s for i in range(len(levels) - 1, -1, -1) for s in levels[i]]
     assert sum(sizes) == len(values) and all(len(b) <= most for b in levels)
     ends = np.cumsum([0, *sizes])
-    assert blocks == [sum(values[a:b]) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    assert blocks == [sum(values[a:b]) for a, b in pairwise(ends)]
 
 
 def plain_adwin(values, delta, least=5):
@@ -169,6 +170,8 @@ def test_adwin_hardly_ever_cuts_a_window_that_is_in_control():
         (lambda: ADWIN(delta=0), "delta must be"),
         (lambda: ADWIN(lo=1, hi=1), "hi must be"),
         (lambda: ADWIN(every=0), "every must be"),
+        (lambda: ADWIN(every=2.5), "every must be a whole number"),
+        (lambda: KSWIN(recent="30"), "recent must be a whole number"),
         (lambda: DDM(sigmas=-1), "sigmas must be"),
         (lambda: EDDM(beta=1), "beta must be"),
         (lambda: KSWIN(alpha=2), "alpha must be"),

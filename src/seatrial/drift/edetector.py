@@ -1,6 +1,6 @@
 r"""Can the time between false alarms be guaranteed without knowing the distribution?
 
-**Method.** Values lie in $[0, 1]$ (any stated range is mapped there). In control the mean of each value, given all before it, is at most $m$; nothing else is known. For a stake $\lambda \in (0, 1)$ the factor $1 + \lambda (x_t / m - 1)$ is then a bet at fair odds: it is never negative, and its expectation is at most 1. An **e-detector** is a statistic $M_t \ge 0$ with $E[M_\tau] \le E[\tau]$ for every stopping time $\tau$ while nothing has changed (Shin, Ramdas and Rinaldo 2023, *New England Journal of Statistics in Data Science*; arXiv:2203.03532). Two of them:
+**Method.** Values lie in $[0, 1]$ (any stated range is mapped there). In control the mean of each value, given all before it, is at most $m$; nothing else is known. For a stake $\lambda \in (0, 1)$ the factor $1 + \lambda (x_t / m - 1)$ is then a bet at fair odds: it is never negative, and its expectation is at most 1. An **e-detector** is a statistic $M_t \ge 0$ with $E[M_\tau] \le E[\tau]$ for every stopping time $\tau$ while nothing has changed (Shin, Ramdas and Rinaldo 2022, arXiv:2203.03532). Two of them:
 
 $$\text{e-SR:}\quad M_t = (M_{t-1} + 1)\,\big(1 + \lambda (x_t/m - 1)\big), \qquad \text{e-CUSUM:}\quad M_t = \max(M_{t-1}, 1)\,\big(1 + \lambda (x_t/m - 1)\big)$$
 
@@ -40,14 +40,14 @@ def stakes(
     halvings = max(0, math.ceil(math.log2(0.9 / least)))
     return [0.9 / 2**i for i in range(halvings + 1)]
 
-# %% ../../../nbs/drift/08_edetector.ipynb #7e82dde4
+# %% ../../../nbs/drift/08_edetector.ipynb #4fc60944
 def played(
     fortunes: list[float],  # one for each stake
     shares: list[float],  # the stakes
     gain: float,  # x / m - 1
     form: str,  # sr | cusum
 ) -> list[float]:  # fortunes afterwards
-    "One round of bets (Shin, Ramdas & Rinaldo 2023)."
+    "One round of bets (Shin, Ramdas & Rinaldo 2022)."
     if form == "sr":
         return [(f + 1) * (1 + s * gain) for f, s in zip(fortunes, shares, strict=True)]
     return [(f if f > 1 else 1.0) * (1 + s * gain) for f, s in zip(fortunes, shares, strict=True)]
@@ -89,7 +89,7 @@ class EDetector(Detector):
             total += sum(self.low) / len(down)
         return total / (2 if up and down else 1) / self.run_length
 
-# %% ../../../nbs/drift/08_edetector.ipynb #1560758e
+# %% ../../../nbs/drift/08_edetector.ipynb #e848d092
 def agreed(
     detector: EDetector,  # just made or restored
 ) -> None:
@@ -100,13 +100,18 @@ def agreed(
     within(d.run_length, 2, 1e12, "run_length")
     width = within(d.hi, math.nextafter(within(d.lo, -1e100, 1e100, "lo"), math.inf), 1e100, "hi") - d.lo
     room = min(d.mean - d.lo, d.hi - d.mean) / width
-    if not room > 0:
+    if not room > 1e-12:
         raise ValueError(f"mean must lie strictly between lo={d.lo:g} and hi={d.hi:g}, got mean={d.mean}")
     within(d.tolerance, 0, 0.999 * room * width, "tolerance")
     if d.shares is None:
         up, down = ((m + d.tolerance) / width for m in (d.mean - d.lo, d.hi - d.mean))
         wanted = ((up, "up"), (down, "down"))
         d.shares = [stakes(m, d.run_length) if d.side in (name, "both") else [] for m, name in wanted]
+    for seen, shares in ((d.high, d.shares[0]), (d.low, d.shares[1])):
+        if len(seen) not in (0, len(shares)):
+            raise ValueError(
+                f"a saved e-detector must hold one fortune for each of {len(shares)} stakes, got {len(seen)}"
+            )
 
 # %% ../../../nbs/drift/08_edetector.ipynb #deb924e4
 @dataclass(frozen=True, slots=True)

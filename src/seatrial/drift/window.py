@@ -1,9 +1,8 @@
 r"""Which past still counts, and what do the detectors of machine learning deliver?
 
-**Method.** Four detectors from the literature on data streams. None of them takes a run length; each has a setting of its own, and what it delivers is measured (`seatrial.drift.stream.delivered`).
+**Method.** Four detectors from the literature on data streams. None of them takes a run length; each has a setting of its own, and what it delivers is measured (`seatrial.drift.stream`).
 
-- **ADWIN** (Bifet and Gavaldà 2007, *SIAM International Conference on Data Mining*, 443) keeps a window $W$ of the newest values and drops its older part when some cut into $W_0, W_1$ shows two different means: $|\hat\mu_0 - \hat\mu_1| > \varepsilon$,
-$\;\varepsilon = \sqrt{\tfrac{2}{m}\,\sigma_W^2 \ln\tfrac{2}{\delta'}} + \tfrac{2}{3m} \ln\tfrac{2}{\delta'}$, $\;1/m = 1/n_0 + 1/n_1$, $\;\delta' = \delta / \ln n$. The window is an exponential histogram, at most $M$ blocks of $1, 2, 4, \dots$ values each, so that $O(M \log(n/M))$ sums stand for all of it.
+- **ADWIN** (Bifet and Gavaldà 2007, *SIAM International Conference on Data Mining*, 443) keeps a window $W$ of the newest values and drops its older part when some cut into $W_0, W_1$ shows two different means: $|\hat\mu_0 - \hat\mu_1| > \varepsilon$, $\;\varepsilon = \sqrt{\tfrac{2}{m}\,\sigma_W^2 \ln\tfrac{2}{\delta'}} + \tfrac{2}{3m} \ln\tfrac{2}{\delta'}$, $\;1/m = 1/n_0 + 1/n_1$, $\;\delta' = \delta / \ln n$. The window is an exponential histogram, at most $M$ blocks of $1, 2, 4, \dots$ values each, so that $O(M \log(n/M))$ sums stand for all of it.
 - **DDM** (Gama, Medas, Castillo and Rodrigues 2004, *SBIA*, LNCS 3171:286), for errors in $[0, 1]$: with error rate $p_t$ and $s_t = \sqrt{p_t(1-p_t)/t}$, remember where $p + s$ was smallest; alarm when $p_t + s_t \ge p_{\min} + 3 s_{\min}$.
 - **EDDM** (Baena-García et al. 2006, *Workshop on Knowledge Discovery from Data Streams*): with mean $p'$ and standard deviation $s'$ of the distances between errors, alarm when $(p' + 2s') / \max(p' + 2s') \le \beta$, after 30 errors.
 - **KSWIN** (Raab, Heusinger and Schleif 2020, *Neurocomputing* 416:340): Kolmogorov-Smirnov between the newest $r$ values and the older ones in a window of $w$; alarm when $D \ge \sqrt{-\tfrac12 \ln(\alpha/2)\, w / (r (w - r))}$. The original compares with $r$ older values drawn by chance; here all $w - r$ are compared, so nothing is random.
@@ -18,13 +17,13 @@ Docs: https://seatrial.github.io/seatrial/drift/window.html.md"""
 __all__ = ['enter', 'together', 'forget', 'widest', 'ADWIN', 'shrunk', 'error_rate', 'DDM', 'averaged', 'EDDM', 'gap', 'critical',
            'KSWIN', 'compared']
 
-# %% ../../../nbs/drift/07_window.ipynb #f35bd81e
+# %% ../../../nbs/drift/07_window.ipynb #52bd2ba0
 import math
 from bisect import bisect_left, bisect_right, insort
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from .stream import SEEN, Detector, state, within
+from .stream import SEEN, Detector, state, whole, within
 
 # %% ../../../nbs/drift/07_window.ipynb #63735140
 def enter(
@@ -80,7 +79,7 @@ def widest(
                 best = max(best, share)
     return best
 
-# %% ../../../nbs/drift/07_window.ipynb #1285de76
+# %% ../../../nbs/drift/07_window.ipynb #dc7a3a60
 @dataclass(slots=True)
 class ADWIN(Detector):
     "A window as long as its two ends agree (Bifet & Gavaldà 2007)."
@@ -99,8 +98,8 @@ class ADWIN(Detector):
         within(self.delta, 1e-100, 0.999, "delta")
         within(self.lo, -1e100, 1e100, "lo")
         within(self.hi, math.nextafter(self.lo, math.inf), 1e100, "hi")
-        within(self.every, 1, 1e9, "every")
-        within(self.most, 1, 1e6, "most")
+        whole(self.every, 1, 10**9, "every")
+        whole(self.most, 1, 10**6, "most")
 
     def check(self, x: float) -> float:
         "The value, if it lies inside the range."
@@ -149,7 +148,7 @@ def error_rate(
     p = (errors + 1) / (n + 2)
     return p, math.sqrt(p * (1 - p) / n)
 
-# %% ../../../nbs/drift/07_window.ipynb #367fb32c
+# %% ../../../nbs/drift/07_window.ipynb #324b85d0
 @dataclass(slots=True)
 class DDM(Detector):
     "The error rate against the best it ever was (Gama et al. 2004)."
@@ -163,7 +162,7 @@ class DDM(Detector):
 
     def __post_init__(self):
         within(self.sigmas, 1e-6, 1e6, "sigmas")
-        within(self.least, 1, 1e9, "least")
+        whole(self.least, 1, 10**9, "least")
 
     def check(self, x: float) -> float:
         "An error, or a loss in [0, 1]."
@@ -190,7 +189,7 @@ def averaged(
     d = x - centre
     return centre + d / n, spread + d * (d - d / n)
 
-# %% ../../../nbs/drift/07_window.ipynb #5734f8c9
+# %% ../../../nbs/drift/07_window.ipynb #94b4594c
 @dataclass(slots=True)
 class EDDM(Detector):
     "The distance between errors against the longest it ever was (Baena-García et al. 2006)."
@@ -206,7 +205,7 @@ class EDDM(Detector):
 
     def __post_init__(self):
         within(self.beta, 1e-6, 0.999999, "beta")
-        within(self.least, 2, 1e9, "least")
+        whole(self.least, 2, 10**9, "least")
 
     def check(self, x: float) -> float:
         "An error (1) or none (0)."
@@ -249,7 +248,7 @@ def critical(
     "Where the Kolmogorov-Smirnov distance of two samples becomes significant (Smirnov 1939, large samples)."
     return math.sqrt(-math.log(alpha / 2) / 2 * (1 / r + 1 / n))
 
-# %% ../../../nbs/drift/07_window.ipynb #2610c2fa
+# %% ../../../nbs/drift/07_window.ipynb #97644e59
 @dataclass(slots=True)
 class KSWIN(Detector):
     "The newest values against those before them, by Kolmogorov-Smirnov (Raab et al. 2020)."
@@ -265,8 +264,8 @@ class KSWIN(Detector):
 
     def __post_init__(self):
         within(self.alpha, 1e-100, 0.999, "alpha")
-        within(self.recent, 2, 1e6, "recent")
-        within(self.size, self.recent + 2, 1e7, "size")
+        whole(self.recent, 2, 10**6, "recent")
+        whole(self.size, self.recent + 2, 10**7, "size")
 
     def step(self, x: float) -> float:
         "Take in a checked value; the evidence afterwards."
