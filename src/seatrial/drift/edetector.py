@@ -89,7 +89,7 @@ class EDetector(Detector):
             total += sum(self.low) / len(down)
         return total / (2 if up and down else 1) / self.run_length
 
-# %% ../../../nbs/drift/08_edetector.ipynb #e848d092
+# %% ../../../nbs/drift/08_edetector.ipynb #c72fbb04
 def agreed(
     detector: EDetector,  # just made or restored
 ) -> None:
