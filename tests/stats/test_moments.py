@@ -180,9 +180,9 @@ def test_small_integers_do_not_overflow_in_a_summary():
     assert Moments.of_sums(2, Decimal("3"), Decimal("5")).mean == 1.5
 
 
-@pytest.mark.parametrize("n", [2.5, math.inf, math.nan, "3", None, True])
+@pytest.mark.parametrize("n", [math.inf, math.nan, "3", None, True])
 def test_a_count_that_is_no_count_is_refused(n):
-    with pytest.raises(ValueError, match="n must be a whole number, got n="):
+    with pytest.raises(ValueError, match="n must be a finite number, got n="):
         Moments(n, 1.0, 1.0)
 
 

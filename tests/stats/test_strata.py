@@ -11,6 +11,7 @@ from statsmodels.stats.contingency_tables import StratifiedTable
 
 from seatrial.stats.comparison import Comparison, NotEnough, equivalence, welch
 from seatrial.stats.moments import Moments
+from seatrial.stats.proportion import Count
 from seatrial.stats.strata import by_stratum, mantel_haenszel, one_way, stratified, variance_saved
 
 seeds = st.integers(0, 2**32 - 1)
@@ -205,3 +206,30 @@ def test_values_and_strata_must_pair_up():
     with pytest.raises(ValueError, match="must pair up one to one, got 2 and 3"):
         by_stratum([1.0, 2.0], ["a", "b", "c"])
     assert by_stratum([], []) == {}
+
+
+def test_a_lift_that_does_not_exist_is_not_enough_data():
+    c, zeros = {"a": Moments.of([1.0, 2.0, 3.0])}, {"a": Moments.of([0.0, 0.0, 0.0])}
+    assert isinstance(stratified(c, zeros, relative=True), NotEnough)
+    assert isinstance(stratified({"a": Moments.of([-1.0, 0.0, 1.0])}, c, relative=True), NotEnough)
+
+
+def test_one_stratum_has_the_lift_of_welch():
+    c, t = Moments.of([3.0, 4.0, 5.0, 7.0]), Moments.of([4.0, 6.0, 6.5, 8.0])
+    ours, theirs = stratified({"a": c}, {"a": t}, relative=True, weights={"a": 1}), welch(c, t, relative=True)
+    assert (ours.effect, ours.lower, ours.upper) == pytest.approx((theirs.effect, theirs.lower, theirs.upper))
+
+
+def test_what_is_no_summary_by_stratum_is_refused():
+    with pytest.raises(ValueError, match="control must map every stratum to its Moments"):
+        stratified({"a": [1.0, 2.0, 3.0]}, {"a": [1.0, 2.0, 3.0]})
+
+
+def test_rates_over_strata_take_counts_and_refuse_what_is_none():
+    counts = {"a": (3, 10), "b": (5, 9)}, {"a": (6, 12), "b": (7, 9)}
+    as_counts = [{s: Count(*x) for s, x in arm.items()} for arm in counts]
+    assert mantel_haenszel(*as_counts) == mantel_haenszel(*counts)
+    with pytest.raises(ValueError, match="null must lie strictly between -1 and 1, got null=2"):
+        mantel_haenszel(*counts, null=2)
+    with pytest.raises(ValueError, match="control must have whole numbers with 0 <= k <= n"):
+        mantel_haenszel({"a": (math.inf, math.inf)}, counts[1])

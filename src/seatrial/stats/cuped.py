@@ -24,16 +24,15 @@ __all__ = ['Columns', 'summed', 'arm', 'arms', 'inverse', 'Levelled', 'contribut
            'relative_contrast', 'affected', 'suspects', 'Cuped', 'named', 'leading', 'linearized', 'answer', 'cuped',
            'adjusted_welch', 'adjusted', 'cross_fitted', 'imputed']
 
-# %% ../../../nbs/stats/10_cuped.ipynb #d8c4a3a8
+# %% ../../../nbs/stats/10_cuped.ipynb #c3ee45a2
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
-from .comparison import Comparison, NotEnough, fieller, hedges, number, rate, student, told, welch
+from .comparison import Comparison, NotEnough, hedges, lift_answer, number, rate, student, told, welch
 from .joint import Joint
 from .moments import Moments, finite
 from .ratio import ratio_of_means
@@ -165,24 +164,17 @@ def contrast(
     )  # no noise: a constant 0, at r = 0
     return t - r * c, math.sqrt(parts.sum()), float(df)
 
-# %% ../../../nbs/stats/10_cuped.ipynb #d44ecfa6
+# %% ../../../nbs/stats/10_cuped.ipynb #1efe51c1
 def relative_contrast(
     found: Levelled,  # adjusted means
     alpha: float,  # miss rate
     side: str,  # two-sided | greater | less
     null: float,  # lift that is tested
-) -> tuple[float, float, float, float]:  # lift, lower, upper, p-value
+) -> tuple[float, float, float, float] | NotEnough:  # lift, lower, upper, p-value
     "Lift of one adjusted mean over the other (Fieller 1954, with the covariance of the two)."
     c, t = found.means.tolist()
-    if c == 0:
-        return math.nan, -math.inf, math.inf, 1.0
-    *_, df = contrast(found, t / c)
-    q = float(stats.t.isf(alpha / 2 if side == "two-sided" else alpha, df))
-    (a, ab), (_, b) = found.parts.sum(axis=0)
-    lower, upper = fieller(c, t, a, b, q, ab)
-    effect, se, df = contrast(found, 1 + math.copysign(1.0, c) * null)
-    p = student(effect, se, df, alpha, side)[2] if se > 0 else math.nan
-    return (t - c) / abs(c), -math.inf if side == "less" else lower, math.inf if side == "greater" else upper, p
+    (a, both), (_, b) = found.parts.sum(axis=0).tolist()
+    return lift_answer(c, t, a, b, lambda r: contrast(found, r)[2], alpha, side, null, both)
 
 # %% ../../../nbs/stats/10_cuped.ipynb #6351643f
 def affected(
@@ -262,17 +254,20 @@ def linearized(
     whole[0, :2] = 1 / below, -above / below**2
     return Joint(m.n, [above / below, *m.mean[2:]], whole @ m.comoment @ whole.T, names=m.names[1:])
 
-# %% ../../../nbs/stats/10_cuped.ipynb #4807f396
+# %% ../../../nbs/stats/10_cuped.ipynb #52d899fd
 def answer(
     found: Levelled,  # adjusted means
     c: Joint,  # control
     t: Joint,  # treatment
     plain: Comparison,  # without covariates: says what is asked
     method: str,  # how it is called
-) -> Comparison:  # with covariates
+) -> Comparison | NotEnough:  # with covariates
     "The adjusted comparison, asked the same question as the plain one."
     if plain.scale == "relative":
-        effect, *ends = relative_contrast(found, plain.alpha, plain.side, plain.null)
+        lift = relative_contrast(found, plain.alpha, plain.side, plain.null)
+        if isinstance(lift, NotEnough):
+            return lift
+        effect, *ends = lift
     else:
         effect, se, df = contrast(found)
         ends = student(effect, se, df, plain.alpha, plain.side, plain.null)
@@ -281,7 +276,7 @@ def answer(
     asked = {"method": method, "baseline": control, "standardized": g}
     return replace(plain, effect=effect, **dict(zip(("lower", "upper", "p_value"), ends, strict=True)), **asked)
 
-# %% ../../../nbs/stats/10_cuped.ipynb #c0aa6e30
+# %% ../../../nbs/stats/10_cuped.ipynb #25ce986e
 def cuped(
     control: Columns,  # the reference arm: metric, covariates
     treatment: Columns,  # the other arm, the same columns
@@ -307,6 +302,8 @@ def cuped(
     touched = suspects(c, t, compared)
     saved = 1 - float(noise(found).sum()) / (mine.variance / c.n + theirs.variance / t.n)
     comparison = answer(found, c, t, plain, named(found.rank, touched))
+    if isinstance(comparison, NotEnough):
+        return comparison
     return Cuped(comparison, plain, saved, tuple(found.theta.tolist()), compared, touched)
 
 # %% ../../../nbs/stats/10_cuped.ipynb #76fcb51e
@@ -324,14 +321,14 @@ def adjusted_welch(
     found = cuped(control, treatment, alpha, side=side, relative=relative, null=null, ratio=ratio)
     return found if isinstance(found, NotEnough) else found.comparison
 
-# %% ../../../nbs/stats/10_cuped.ipynb #ccd23d7d
+# %% ../../../nbs/stats/10_cuped.ipynb #a5a07227
 def adjusted(
     control: Columns,  # the reference arm: metric, covariates
     treatment: Columns,  # the other arm, the same columns
     *,
     ratio: bool = False,  # the metric is a ratio: the first two columns are its numerator and denominator
 ) -> tuple[Moments, Moments]:  # control, treatment; unadjusted while there is too little to fit a slope to
-    "Moments of the metric with the luck of the covariates taken out: for `always_valid`, `welch` and any other."
+    "Moments of the metric without the luck of the covariates, for differences: `cuped` is for intervals of a lift."
     c, t = arms(control, treatment, 3 if ratio else 2)
     c, t = (linearized(c), linearized(t)) if ratio else (c, t)
     found = levelled(c, t)

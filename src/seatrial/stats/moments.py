@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-# %% ../../../nbs/stats/01_moments.ipynb #31b65464
+# %% ../../../nbs/stats/01_moments.ipynb #338efbbf
 def column(
     x: ArrayLike,  # the sample, any shape; booleans count as 0 and 1
     name: str = "x",  # what to call it in an error
@@ -123,16 +123,16 @@ def merged(
     mean, tail = two_sum(mean, lost + a.tail)
     return Moments(n, mean, a.m2 + b.m2 + delta * delta * (a.n * share), tail)
 
-# %% ../../../nbs/stats/01_moments.ipynb #d57ab2fa
+# %% ../../../nbs/stats/01_moments.ipynb #9d0f1dd5
 def settled(
     m: "Moments",  # just made, of whatever kinds of number
 ) -> None:
     "Turn the parts of a summary into Python's own numbers, or refuse them by name."
     for name in ("n", "mean", "m2", "tail"):
         value = getattr(m, name)
-        whole = name == "n"
-        if not isinstance(value, Real) or isinstance(value, bool) or (whole and not value // 1 == value):
-            raise ValueError(f"{name} must be a {'whole ' * whole}number, got {name}={value!r}")
+        if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
+            raise ValueError(f"{name} must be a finite number, got {name}={value!r}")
+        whole = name == "n" and value // 1 == value  # not where units of unequal weight are counted by what they tell
         object.__setattr__(m, name, int(value) if whole else float(value))
 
 # %% ../../../nbs/stats/01_moments.ipynb #e3fc1fd6

@@ -18,7 +18,7 @@ Docs: https://seatrial.github.io/seatrial/stats/strata.html.md"""
 __all__ = ['by_stratum', 'Anova', 'one_way', 'counted', 'shares', 'sparse', 'Weighed', 'from_counting', 'weighed', 'lifted',
            'pooled', 'stratified', 'variance_saved', 'table', 'sato', 'mantel_haenszel']
 
-# %% ../../../nbs/stats/09_strata.ipynb #dfc54c3c
+# %% ../../../nbs/stats/09_strata.ipynb #8509f236
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,16 +34,18 @@ from seatrial.stats.comparison import (
     SIDES,
     Comparison,
     NotEnough,
-    fieller,
     hedges,
+    lift_answer,
     number,
     one_of,
     rate,
+    real,
     spread,
     student,
 )
 from .joint import coded
 from .moments import Moments, finite
+from .proportion import Count, cohens_h
 
 # %% ../../../nbs/stats/09_strata.ipynb #32f4a2e2
 def by_stratum(
@@ -96,12 +98,15 @@ def one_way(
     f = (between / (k - 1)) / (within / (n - k))
     return Anova(f, k - 1, n - k, float(stats.f.sf(f, k - 1, n - k)), between, within)
 
-# %% ../../../nbs/stats/09_strata.ipynb #948eed9c
+# %% ../../../nbs/stats/09_strata.ipynb #4a1f7ac8
 def counted(
     control: Mapping[Any, Moments],  # stratum -> summary
     treatment: Mapping[Any, Moments],  # the same of the other arm
 ) -> dict[Any, int]:  # stratum -> units of both arms
     "Every stratum that occurs, and how many units are of it."
+    for name, arm in (("control", control), ("treatment", treatment)):
+        if not isinstance(arm, Mapping) or not all(isinstance(m, Moments) for m in arm.values()):
+            raise ValueError(f"{name} must map every stratum to its Moments: see by_stratum, got {type(arm).__name__}")
     names = dict.fromkeys([*control, *treatment])
     return {s: control.get(s, Moments()).n + treatment.get(s, Moments()).n for s in names}
 
@@ -177,23 +182,17 @@ def weighed(
     sources += [from_counting(*means, w, n)] if counted else []
     return Weighed(float(w @ means[0]), float(w @ means[1]), np.array(sources))
 
-# %% ../../../nbs/stats/09_strata.ipynb #27eed588
+# %% ../../../nbs/stats/09_strata.ipynb #2fadabb6
 def lifted(
     both: Weighed,  # the arms at common shares
     alpha: float,  # miss rate
     side: str,  # two-sided | greater | less
     null: float,  # lift that is tested
-) -> tuple[float, float, float, float]:  # lift, lower, upper, p-value
+) -> tuple[float, float, float, float] | NotEnough:  # lift, lower, upper, p-value
     "Lift of the treatment over the control, with Fieller's interval and the p-value of its test."
-    c, t = both.control, both.treatment
-    if c == 0:
-        return math.nan, -math.inf, math.inf, 1.0
-    sign, (a, b, covariance) = math.copysign(1.0, c), both.sources[:, :3].sum(axis=0)
-    q = float(stats.t.isf(alpha / 2 if side == "two-sided" else alpha, both.tested(t / c)[1]))
-    lower, upper = fieller(c, t, a, b, q, covariance)
-    r = 1 + sign * null
-    *_, p = student(t - r * c, *both.tested(r), alpha, side)
-    return (t - c) / abs(c), -math.inf if side == "less" else lower, math.inf if side == "greater" else upper, p
+    a, b, covariance = both.sources[:, :3].sum(axis=0).tolist()
+    df_at = lambda r: both.tested(r)[1]  # noqa: E731
+    return lift_answer(both.control, both.treatment, a, b, df_at, alpha, side, null, covariance)
 
 # %% ../../../nbs/stats/09_strata.ipynb #07eb955a
 def pooled(
@@ -204,7 +203,7 @@ def pooled(
     "An arm whose strata have been moved onto one mean."
     return Moments(sum(arm[s].n for s in strata), mean, math.fsum(arm[s].m2 for s in strata))
 
-# %% ../../../nbs/stats/09_strata.ipynb #7f3c6d09
+# %% ../../../nbs/stats/09_strata.ipynb #2af6bb45
 def stratified(
     control: Mapping[Any, Moments],  # stratum -> summary of the reference arm
     treatment: Mapping[Any, Moments],  # the same of the other arm
@@ -224,7 +223,10 @@ def stratified(
     effect, scale = both.treatment - both.control, "relative" if relative else "absolute"
     found = student(effect, *both.tested(), alpha, side, null)
     if relative:
-        effect, *found = lifted(both, alpha, side, null)
+        found = lifted(both, alpha, side, null)
+        if isinstance(found, NotEnough):
+            return found
+        effect, *found = found
     c, t = (pooled(arm, w, mean) for arm, mean in ((control, both.control), (treatment, both.treatment)))
     return Comparison(effect, *found, alpha, c.n, t.n, "post-stratified", side, scale, null, both.control, hedges(c, t))
 
@@ -241,15 +243,16 @@ def variance_saved(
     plain = spread(*(reduce(add, (arm[s] for s in w)) for arm in (control, treatment)))[0]
     return 1 - (weighed(control, treatment, w, weights is None).tested()[0] / plain) ** 2
 
-# %% ../../../nbs/stats/09_strata.ipynb #789213d0
+# %% ../../../nbs/stats/09_strata.ipynb #384e71a8
 def table(
     arm: Mapping[Any, tuple[int, int]],  # stratum -> (successes, trials)
     strata: list,  # all strata
     name: str,  # what to call it in an error
 ) -> tuple[np.ndarray, np.ndarray]:  # (S,) successes, (S,) trials
     "Counts in the order of the strata, checked."
+    arm = {s: (x.k, x.n) if hasattr(x, "k") else tuple(x) for s, x in arm.items()}
     for s, (k, n) in arm.items():
-        if not 0 <= k <= n or int(k) != k or int(n) != n:
+        if not 0 <= k <= n < math.inf or k // 1 != k or n // 1 != n:
             raise ValueError(f"{name} must have whole numbers with 0 <= k <= n in stratum {s!r}, got k={k}, n={n}")
     counts = np.array([arm.get(s, (0, 0)) for s in strata], float).reshape(-1, 2)
     return counts[:, 0], counts[:, 1]
@@ -268,17 +271,18 @@ def sato(
     q = (j * (n - k) + k * (m - j)) / (2 * (n + m))
     return float(delta), float((delta * p.sum() + q.sum()) / w.sum() ** 2)
 
-# %% ../../../nbs/stats/09_strata.ipynb #6e26de42
+# %% ../../../nbs/stats/09_strata.ipynb #3dd45c1a
 def mantel_haenszel(
-    control: Mapping[Any, tuple[int, int]],  # stratum -> (successes, trials) of the reference arm
-    treatment: Mapping[Any, tuple[int, int]],  # the same of the other arm
+    control: Mapping[Any, Count | tuple[int, int]],  # stratum -> (successes, trials) of the reference arm
+    treatment: Mapping[Any, Count | tuple[int, int]],  # the same of the other arm
     alpha: float = 0.05,  # miss rate, inside (0, 1)
     *,
     side: str = "two-sided",  # two-sided | greater | less
     null: float = 0.0,  # risk difference that is tested
 ) -> Comparison | NotEnough:  # effect = difference of the rates; standardized is Cohen's h of the weighed rates
     "Compare two rates over many strata (Mantel & Haenszel 1959; Sato 1989), looked at once."
-    alpha, side, null = rate(alpha, "alpha"), one_of(side, SIDES, "side"), number(null, "null")
+    alpha, side = rate(alpha, "alpha"), one_of(side, SIDES, "side")
+    null = real(null, "null", "lie strictly between -1 and 1", -1, 1)
     strata = list(dict.fromkeys([*control, *treatment]))
     counts = np.array([*table(control, strata, "control"), *table(treatment, strata, "treatment")])
     k, n, j, m = counts[:, (counts[1] > 0) & (counts[3] > 0)]
@@ -288,5 +292,5 @@ def mantel_haenszel(
     w = n * m / (n + m)
     c, t = (float(w @ share / w.sum()) for share in (k / n, j / m))
     found = student(delta, math.sqrt(variance), math.inf, alpha, side, null)
-    h = 2 * (math.asin(math.sqrt(t)) - math.asin(math.sqrt(c)))
+    h = cohens_h(c, t)
     return Comparison(delta, *found, alpha, int(n.sum()), int(m.sum()), "Mantel-Haenszel", side, "absolute", null, c, h)
