@@ -37,6 +37,16 @@ def trials(draw, most=3000):
     return (draw(st.integers(0, n_c)), n_c), (draw(st.integers(0, n_t)), n_t)
 
 
+@st.composite
+def tossed_trials(draw, shares, most=6000):
+    "Counts as a coin of that share could have left them, and the share; None: any counts."
+    share, total = draw(shares), draw(st.integers(2, most))
+    w = 0.5 if share is None else share
+    n_t = round(total * w + draw(st.floats(-4.5, 4.5)) * math.sqrt(total * w * (1 - w)))
+    n_t = min(max(n_t, 1), total - 1)
+    return (draw(st.integers(0, total - n_t)), total - n_t), (draw(st.integers(0, n_t)), n_t), share
+
+
 def binomial(n, p):
     return stats.binom.pmf(np.arange(n + 1), n, p)
 
@@ -156,8 +166,16 @@ def test_the_profile_is_the_best_likelihood_on_the_line(trial, d):
 
 
 @settings(max_examples=60, deadline=None)
-@given(trials(), st.floats(0.001, 0.3), sides, st.booleans(), st.sampled_from([None, 0.1, 0.5]), st.floats(-0.5, 0.5))
-def test_the_interval_excludes_the_null_exactly_where_p_is_below_alpha(trial, alpha, side, relative, share, null):
+@given(
+    tossed_trials(st.sampled_from([None, 0.1, 0.5])),
+    st.floats(0.001, 0.3),
+    sides,
+    st.booleans(),
+    st.floats(-0.5, 0.5),
+)
+def test_the_interval_excludes_the_null_exactly_where_p_is_below_alpha(tossed, alpha, side, relative, null):
+    *trial, share = tossed
+    assume(not relative or trial[0][0])
     found = always_valid_rates(*trial, alpha, side=side, relative=relative, null=null, share=share)
     assert found.lower <= found.effect <= found.upper and 0 <= found.p_value <= 1
     assert (found.lower == -math.inf or side != "less") and (found.upper == math.inf or side != "greater")
@@ -170,11 +188,11 @@ def test_the_interval_excludes_the_null_exactly_where_p_is_below_alpha(trial, al
 
 
 @settings(max_examples=100, deadline=None)
-@given(trials(500), st.sampled_from([0.2, 0.5, 0.8]))
-def test_beyond_the_bounds_of_a_lift_every_claim_is_refuted(trial, share):
-    (k_c, n_c), (k_t, n_t) = trial
-    assume(0.3 < n_t / (n_c + n_t) / share < 3)
-    found = always_valid_rates(*trial, relative=True, share=share)
+@given(tossed_trials(st.sampled_from([0.2, 0.5, 0.8]), 1000))
+def test_beyond_the_bounds_of_a_lift_every_claim_is_refuted(tossed):
+    (k_c, n_c), (k_t, n_t), share = tossed
+    assume(k_c)
+    found = always_valid_rates(*tossed[:2], relative=True, share=share)
     c, t = np.array([n_c - k_c, k_c]), np.array([n_t - k_t, k_t])
     level = math.log(40)
     if found.lower > -1:
@@ -252,7 +270,10 @@ def test_the_ratio_of_conversions_is_the_rate_of_their_labels():
 @settings(deadline=None)
 @given(st.integers(1, 60), st.integers(1, 60), sides, st.booleans(), st.sampled_from([None, 0.5]))
 def test_arms_without_any_or_with_nothing_but_conversions_have_an_answer(n_c, n_t, side, relative, share):
+    share = share if 0.2 < n_t / (n_c + n_t) < 0.8 else None
     for trial in itertools.product(((0, n_c), (n_c, n_c)), ((0, n_t), (n_t, n_t))):
+        if relative and trial[0][0] == 0:
+            continue
         found = always_valid_rates(*trial, 0.01, side=side, relative=relative, null=-0.01, share=share)
         assert isinstance(found, Comparison) and found.lower <= found.upper and not math.isnan(found.p_value)
 
@@ -280,6 +301,14 @@ def test_the_search_returns_the_refuted_end():
         (lambda: always_valid_rates((1, 5), (1, 5), side="up"), "side must be one of"),
         (lambda: always_valid_rates((1, 5), (1, 5), null=math.nan), "null must be a finite number, got null=nan"),
         (lambda: always_valid_rates((1, 5), (1, 5), relative=True, null=-1.5), "null must be above -1"),
+        (lambda: always_valid_rates((1, 5), (1, 5), null=5), "null must lie strictly between -1 and 1, got null=5"),
+        (lambda: always_valid_rates((1, 5), (1, 5), null=-1), "null must lie strictly between -1 and 1, got null=-1"),
+        (lambda: always_valid_rates((5, 50), (9, 5000), share=0.5), "got share=0.5 with 50 control, 5000 treatment"),
+        (lambda: rate_evidence(7, 5, 0.5), "s must lie between 0 and the number n of units, got s=7 and n=5"),
+        (lambda: rate_evidence(np.array([1, math.nan]), 5, 0.5), "got s=nan and n=5"),
+        (lambda: rate_evidence(2, 5, 1.5), "m must lie between 0 and 1, got 1.5"),
+        (lambda: rate_evidence(2, 5, 0.5, prior=(0, 1)), "prior must be"),
+        (lambda: rate_sequence(2, 5, prior=(-1, 1)), "prior must be"),
         (lambda: rate_sequence(6, 5), "got s=6 and n=5"),
         (lambda: rate_sequence(1, 5.5), "got s=1 and n=5.5"),
         (lambda: rate_sequence(math.nan, 5), "got s=nan and n=5"),
@@ -290,6 +319,21 @@ def test_the_search_returns_the_refuted_end():
 def test_bad_input_is_named(call, says):
     with pytest.raises(ValueError, match=says):
         call()
+
+
+@pytest.mark.parametrize("share", [None, 0.5])
+@pytest.mark.parametrize("k", [0, 3])
+def test_a_control_without_a_conversion_has_no_lift(share, k):
+    assert isinstance(always_valid_rates((0, 50), (k, 50), relative=True, share=share), NotEnough)
+    assert isinstance(always_valid_rates((0, 50), (k, 50), share=share), Comparison)
+
+
+def test_a_coin_that_falls_as_it_was_said_is_never_refused():
+    rng = np.random.default_rng(0)
+    for share in (0.05, 0.5, 0.9):
+        for n in (2, 10, 1000, 100_000):
+            n_t = min(max(rng.binomial(n, share), 1), n - 1)
+            assert always_valid_rates((1, n - n_t), (1, n_t), share=share).p_value <= 1
 
 
 def test_an_arm_without_units_is_not_enough():

@@ -232,16 +232,50 @@ def test_evidence_for_a_guardrail_is_one_number():
         (lambda: BoundedMean().e_value(math.nan), "m must be a finite number, got m=nan"),
         (lambda: BoundedMean().e_value(0.5, "both"), "side must be one of"),
         (lambda: always_valid_bounded([0.5], [1.5]), r"treatment must lie in \[0, 1\], got 1.5"),
-        (lambda: always_valid_bounded([0.5], [0.5], relative=True, lo=-1), "lo >= 0, got null=0.0 and lo=-1"),
+        (lambda: always_valid_bounded([0.5], [0.5], relative=True, lo=-1), "lo >= 0, got lo=-1"),
         (lambda: always_valid_bounded([0.5], [0.5], share=0), "share must lie strictly between 0 and 1"),
         (lambda: always_valid_bounded(np.ones(99), np.ones(1)), "got share=0.5 with 99 control, 1 treatment"),
         (lambda: always_valid_bounded(Ladder(0, 2), [0.5]), r"control must have the bounds \[0, 1\]"),
+        (lambda: always_valid_bounded([0.5], [0.5], null=5), "null must lie strictly between -1 and 1, got null=5"),
+        (lambda: always_valid_bounded([0.5], [0.5], null=-4, lo=-1, hi=3), "between -4 and 4, got null=-4"),
+        (lambda: always_valid_bounded([0.5], [0.5], null=-1, relative=True), "null must be above -1"),
+        (lambda: always_valid_bounded_pairs([0.5], [0.5], null=5), "null must lie strictly between -1 and 1"),
+        (lambda: always_valid_bounded_pairs([1.0], [1.0], lo=1, hi=1), "lo must be smaller than hi"),
+        (lambda: scaled([1.0], 1, 1), "lo must be smaller than hi"),
+        (lambda: BoundedMean(alpha=-1), "alpha must lie strictly between 0 and 1, got alpha=-1"),
+        (lambda: BoundedMean(side="both"), "side must be one of"),
+        (lambda: BoundedMean(counts=[math.nan] * 257), "counts must be finite"),
+        (lambda: BoundedMean(counts=[]), "counts must hold two or more weights"),
+        (lambda: BoundedMean(counts=[3.0, -1.0], n=2), "none negative, got 2 weights, the least -1"),
+        (lambda: BoundedMean(n=-5), "n must be the whole number that counts sum to, 0, got n=-5"),
+        (lambda: Ladder(n=7), "n must be the whole number that counts sum to, 0, got n=7"),
+        (lambda: BoundedMean().merge(BoundedMean(alpha=0.01)), "shards must share alpha and side"),
+        (lambda: BoundedMean().merge(BoundedMean(side="less")), "shards must share alpha and side"),
+        (lambda: BoundedMean.from_dict({}), "a saved BoundedMean must hold lo, hi, n, counts"),
+        (lambda: Ladder.from_dict(BoundedMean().to_dict()), "a saved Ladder must hold"),
         (lambda: always_valid_bounded_pairs([0.5], [0.5, 0.6]), "must pair up one to one, got 1 and 2"),
     ],
 )
 def test_bad_input_is_named(call, says):
     with pytest.raises(ValueError, match=says):
         call()
+
+
+@pytest.mark.parametrize("k", [0, 1])
+def test_a_control_of_zeros_has_no_lift(k):
+    assert isinstance(always_valid_bounded([0.0] * 5, [float(k)] * 5, relative=True), NotEnough)
+    assert always_valid_bounded([0.0] * 5, [float(k)] * 5).effect == k
+
+
+def test_whatever_numbers_came_in_plain_ones_are_saved():
+    odd = BoundedMean(np.int64(0), np.float32(5), alpha=np.float32(0.05)).update(np.float32([1, 2]))
+    again = BoundedMean.from_dict(json.loads(json.dumps(odd.to_dict())))
+    assert again.result == odd.result and type(again.n) is int
+    json.dumps(Ladder(lo=np.int64(0), hi=5).to_dict())
+
+
+def test_a_watched_mean_takes_in_a_plain_ladder():
+    assert BoundedMean(alpha=0.01).update([0.1]).merge(Ladder().update([0.3])).n == 2
 
 
 def test_a_batch_with_a_value_out_of_bounds_changes_nothing():

@@ -138,7 +138,26 @@ def test_a_control_that_may_be_zero_has_no_ends_of_its_lift():
     found = always_valid(c, t, relative=True)
     assert (found.lower, found.upper) == (-math.inf, math.inf) and found.p_value < 1e-10
     nobody, some = Moments(500, 0.0, 0.0), Moments.of([0] * 480 + [1] * 20)
-    assert math.isnan(always_valid(nobody, some, relative=True).effect)
+    for compare in (always_valid, msprt):
+        silent = compare(nobody, some, relative=True)
+        assert isinstance(silent, NotEnough) and "the control's mean is 0" in silent.why
+        assert isinstance(compare(nobody, some), Comparison)
+    assert isinstance(always_valid_paired([0.0] * 50, [0.0, 1.0] * 25, relative=True), NotEnough)
+    running = Running(relative=True).update([0.0] * 500, [0.0] * 470 + [1.0] * 30)
+    assert isinstance(running.result, NotEnough)
+
+
+@pytest.mark.parametrize("compare", [always_valid, msprt, always_valid_paired])
+def test_a_constant_treatment_cannot_be_tested_for_having_lost_everything(compare):
+    varied, flat = [1.0, 2.0, 3.0, 4.0] * 50, [5.0] * 200
+    assert isinstance(compare(varied, flat, relative=True, null=-1), NotEnough)
+    assert isinstance(compare(varied, flat, relative=True, null=-0.9), Comparison)
+
+
+def test_counts_of_any_integer_type_are_counts():
+    large = (np.int32(100_000), np.int64(100_000), 100_000)
+    found = [always_valid(Moments(n, 1.0, 1e5), Moments(n, 1.02, 1e5)).p_value for n in large]
+    assert found[0] == found[1] == found[2] > 1e-6 and effective_units(*large[:1] * 2) == 200_000
 
 
 @given(st.lists(st.tuples(sizes, sizes, st.integers(0, 99)), min_size=1, max_size=5), st.floats(10, 1e5), asks)
@@ -295,6 +314,23 @@ def test_what_was_asked_is_saved_and_restored():
     assert Running.from_dict(old).side == "two-sided"
 
 
+def test_whatever_numbers_came_in_plain_ones_are_saved():
+    odd = Running(np.float32(0.05), np.int64(1000), null=np.float64(0.1), relative=np.bool_(True))
+    assert Running.from_dict(json.loads(json.dumps(odd.to_dict()))) == odd
+
+
+@pytest.mark.parametrize("saved", [{}, {"alpha": 0.05}, Running().to_dict() | {"colour": "red"}])
+def test_what_is_no_saved_stream_is_refused(saved):
+    with pytest.raises(ValueError, match="a saved Running must hold alpha, tuned_for, control, treatment"):
+        Running.from_dict(saved)
+
+
+@pytest.mark.parametrize("sd", [0.0, -1.0, math.nan, math.inf, "a"])
+def test_a_known_noise_is_a_positive_number(sd):
+    with pytest.raises(ValueError, match="sd must be"):
+        msprt([1.0], [2.0], sd=sd)
+
+
 @pytest.mark.parametrize("tuned_for", [0, -5, math.inf, math.nan])
 def test_a_bad_tuning_is_an_error_even_before_there_are_data(tuned_for):
     with pytest.raises(ValueError, match="tuned_for must be a positive number"):
@@ -338,7 +374,10 @@ def test_one_arm_may_be_constant(constant):
     for pair in ((flat, varied), (varied, flat)):
         for relative in (False, True):
             found = always_valid(*pair, relative=relative)
-            assert isinstance(found, Comparison) and 0 <= found.p_value <= 1
+            if relative and pair[0].mean == 0:
+                assert isinstance(found, NotEnough)
+            else:
+                assert isinstance(found, Comparison) and 0 <= found.p_value <= 1
 
 
 @given(st.integers(1, 10**6), st.integers(1, 10**6))

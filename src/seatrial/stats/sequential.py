@@ -26,13 +26,14 @@ Docs: https://seatrial.github.io/seatrial/stats/sequential.html.md"""
 # %% auto #0
 __all__ = ['Bets', 'BLEND', 'ONE', 'mixture', 'maths', 'bet', 'blended', 'capped', 'evidence', 'ceiling', 'crossing', 'reach',
            'level', 'half_width', 'units_needed', 'Arm', 'pooled_error', 'effective_units', 'standing', 'two_arms',
-           'Question', 'p_value', 'lifts', 'against', 'look', 'always_valid', 'always_valid_paired', 'msprt', 'empty',
-           'joined', 'Running']
+           'Question', 'p_value', 'lifts', 'against', 'placed', 'look', 'always_valid', 'always_valid_paired', 'msprt',
+           'empty', 'joined', 'restored', 'Running']
 
-# %% ../../../nbs/stats/11_sequential.ipynb #24f26337
+# %% ../../../nbs/stats/11_sequential.ipynb #65faaf67
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -50,19 +51,19 @@ from seatrial.stats.comparison import (
     positive,
     rate,
     ratio,
+    real,
     spread,
     summary,
 )
 from .moments import Moments
 
-# %% ../../../nbs/stats/11_sequential.ipynb #2f890146
+# %% ../../../nbs/stats/11_sequential.ipynb #d383102c
 def mixture(
     alpha: float,  # miss rate, inside (0, 1)
     tuned_for: float,  # effective units at which the interval shall be narrowest, > 0
 ) -> float:  # rho^2, the mixture's variance
     "Mixture variance that is near-optimal at one size (Waudby-Smith et al., eq. 161)."
-    if not 0 < tuned_for < math.inf:
-        raise ValueError(f"tuned_for must be a positive number of units, got tuned_for={tuned_for}")
+    tuned_for = real(tuned_for, "tuned_for", "be a positive number of units", 0)
     return (-2 * math.log(alpha) + math.log1p(-2 * math.log(alpha))) / tuned_for
 
 # %% ../../../nbs/stats/11_sequential.ipynb #43ecc87a
@@ -229,13 +230,14 @@ def pooled_error(
     n = control.n + treatment.n
     return ((control.m2 + treatment.m2) / (n - 2) * n / control.n / treatment.n) ** 0.5
 
-# %% ../../../nbs/stats/11_sequential.ipynb #8c8a29ad
+# %% ../../../nbs/stats/11_sequential.ipynb #d85dffa3
 def effective_units(
     n_control: int | np.ndarray,  # units
     n_treatment: int | np.ndarray,  # units
 ) -> float | np.ndarray:  # units that would tell as much if they were split in halves
     "The time in which a comparison of two arms lives: twice the harmonic mean of their sizes."
-    return 4 * n_control * n_treatment / (n_control + n_treatment)
+    a, b = 1.0 * n_control, 1.0 * n_treatment  # the product of two counts may exceed numpy's integers
+    return 4 * a * b / (a + b)
 
 # %% ../../../nbs/stats/11_sequential.ipynb #b60495c3
 def standing(
@@ -346,7 +348,24 @@ def against(
     effect, *rest = standing(1.0, 1.0)
     return effect - asked.null, *rest
 
-# %% ../../../nbs/stats/11_sequential.ipynb #55a64995
+# %% ../../../nbs/stats/11_sequential.ipynb #b06b8587
+def placed(
+    standing: Callable,  # (k, v) -> effect, se, df, units of v * treatment - k * control
+    means: tuple[float, float],  # of control and treatment
+    asked: Question,  # scale and null
+) -> tuple | NotEnough:  # estimate less null, its standard error, degrees of freedom, units
+    "Where one look stands against null, or why nothing can be said of it."
+    if asked.relative and means[0] == 0:
+        return NotEnough(1, 0, "the control's mean is 0, so no lift exists yet")
+    try:
+        off, se, df, units = against(standing, means, asked)
+    except ZeroDivisionError:
+        off, se, df, units = math.nan, 0.0, 0.0, 0.0
+    if se > 0:
+        return off, se, df, units
+    return NotEnough(2, 1, f"the treatment holds only the value {means[1]:g}, so the noise of its lift is unknown")
+
+# %% ../../../nbs/stats/11_sequential.ipynb #0bf7adc5
 def look(
     standing: Callable,  # (k, v) -> effect, se, df, units of v * treatment - k * control
     means: tuple[float, float],  # of control and treatment
@@ -356,7 +375,9 @@ def look(
     standardized: float = math.nan,  # effect in units of the spread
 ) -> Comparison | NotEnough:  # effect = treatment - control
     "One look of a confidence sequence."
-    off, se, df, units = against(standing, means, asked)
+    if isinstance(found := placed(standing, means, asked), NotEnough):
+        return found
+    off, se, df, units = found
     log_e = asked.evidence(off, se, df, units)
     half = reach(df, units, asked.rho2, asked.level, asked.bets) * float(se)
     if math.isinf(half):
@@ -392,7 +413,7 @@ def always_valid(
     a, b = Arm(c.n, c.mean, c.m2), Arm(t.n, t.mean, t.m2)
     return look(two_arms(a, b), (c.mean, t.mean), (c.n, t.n), asked, "always valid", hedges(c, t))
 
-# %% ../../../nbs/stats/11_sequential.ipynb #9fa5bea8
+# %% ../../../nbs/stats/11_sequential.ipynb #ad84429d
 def always_valid_paired(
     control: ArrayLike,  # (n,) one value a unit
     treatment: ArrayLike,  # (n,) the same units in the same order
@@ -405,19 +426,20 @@ def always_valid_paired(
 ) -> Comparison | NotEnough:  # effect = treatment - control; standardized is the mean difference in its own sd
     "Compare two means measured on the same units, looked at as often as one likes."
     asked, gaps = Question(alpha, tuned_for, side, relative, null), differences(control, treatment)
-    d, c = Moments.of(gaps), Moments.of(control)
+    d, c, t = Moments.of(gaps), Moments.of(control), Moments.of(treatment)
     if missing := lacking(d):
         return missing
     together = float((gaps - d.mean) @ (np.asarray(control, float).ravel() - c.mean))
 
     def standing(k, v):
-        m2 = v * v * d.m2 + (v - k) ** 2 * c.m2 + 2 * v * (v - k) * together  # v treatment - k control, by its gaps
-        se = max(math.sqrt(max(m2, 0.0) / (d.n - 1) / d.n), 1e-150)  # exactly proportional columns have none
+        by_gaps = v * v * d.m2 + (v - k) ** 2 * c.m2 + 2 * v * (v - k) * together  # of v treatment - k control
+        m2, least = (by_gaps, 1e-150) if k else (v * v * t.m2, 0.0)  # exactly proportional columns have no noise
+        se = max(math.sqrt(max(m2, 0.0) / (d.n - 1) / d.n), least)
         return v * d.mean + (v - k) * c.mean, se, d.n - 1, d.n
 
     return look(standing, (c.mean, c.mean + d.mean), (d.n, d.n), asked, "always valid, paired", ratio(d.mean, d.sd))
 
-# %% ../../../nbs/stats/11_sequential.ipynb #844c9810
+# %% ../../../nbs/stats/11_sequential.ipynb #e1b4e1b7
 def msprt(
     control: Moments | ArrayLike,  # the reference arm, one value a unit
     treatment: Moments | ArrayLike,  # the other arm, one value a unit
@@ -430,14 +452,14 @@ def msprt(
     null: float = 0.0,  # effect that is tested, on the scale that was asked for
 ) -> Comparison | NotEnough:  # effect = treatment - control; standardized by sd, or Hedges' g
     "Mixture SPRT of two means (Robbins 1970; Johari et al. 2022; arXiv:2103.06476v7, eq. 9)."
-    asked = Question(alpha, tuned_for, side, relative, null, ONE)
+    asked, sd = Question(alpha, tuned_for, side, relative, null, ONE), sd if sd is None else positive(sd, "sd")
     c, t = summary(control, "control"), summary(treatment, "treatment")
     if missing := lacking(c, t) if sd is None else empty(c, t):
         return missing
     a, b = Arm(c.n, c.mean, c.m2), Arm(t.n, t.mean, t.m2)
 
     def known(k, v):
-        se = spread(a * k, b * v)[0] if sd is None else positive(sd, "sd") * math.sqrt(k * k / c.n + v * v / t.n)
+        se = spread(a * k, b * v)[0] if sd is None else sd * math.sqrt(k * k / c.n + v * v / t.n)
         return v * t.mean - k * c.mean, se, math.inf, effective_units(c.n, t.n)
 
     standardized = hedges(c, t) if sd is None else (t.mean - c.mean) / sd
@@ -467,7 +489,20 @@ def joined(
     a.control, a.treatment = a.control + b.control, a.treatment + b.treatment
     return a
 
-# %% ../../../nbs/stats/11_sequential.ipynb #fc746469
+# %% ../../../nbs/stats/11_sequential.ipynb #814e1219
+def restored(
+    kind: type,  # a dataclass
+    saved: dict,  # what its `to_dict` gave
+    needed: tuple[str, ...],  # what must be there; the rest has defaults
+) -> Any:  # an instance
+    "What was saved, or a word on what is missing from it."
+    missing, known = [k for k in needed if k not in saved], [f.name for f in fields(kind)]
+    if missing or not set(saved) <= set(known):
+        least = ", ".join(needed)
+        raise ValueError(f"a saved {kind.__name__} must hold {least} and at most {', '.join(known)}, got {list(saved)}")
+    return kind(**saved)
+
+# %% ../../../nbs/stats/11_sequential.ipynb #09686c59
 @dataclass(slots=True)
 class Running:
     "A comparison that is fed batch by batch, and remembers the moments of each arm."
@@ -482,6 +517,8 @@ class Running:
 
     def __post_init__(self):
         Question(self.alpha, self.tuned_for, self.side, self.relative, self.null)  # a bad one is refused at once
+        self.alpha, self.tuned_for, self.null = float(self.alpha), float(self.tuned_for), float(self.null)
+        self.side, self.relative = str(self.side), bool(self.relative)  # plain, so that they can be saved
 
     def update(self, control: ArrayLike = (), treatment: ArrayLike = ()) -> "Running":
         "Take in the next units of each arm; a batch with a hole changes nothing."
@@ -506,4 +543,5 @@ class Running:
     @classmethod
     def from_dict(cls, saved: dict) -> "Running":
         "What `to_dict` saved, ready to go on."
-        return cls(**saved | {arm: Moments(**saved[arm]) for arm in ("control", "treatment")})
+        arms = {k: restored(Moments, saved[k], ()) for k in ("control", "treatment") if k in saved}
+        return restored(cls, saved | arms, ("alpha", "tuned_for", "control", "treatment"))
