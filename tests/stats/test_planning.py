@@ -291,3 +291,18 @@ def test_what_cannot_be_asked_is_refused_in_a_sentence(call, says):
 def test_every_metric_shows_itself():
     for metric in METRICS:
         assert isinstance(metric, Metric) and metric.name in metric._repr_markdown_()
+
+
+@pytest.mark.parametrize(
+    ("ask", "rule"),
+    [
+        (lambda: duration(1000, [0, 0, 0, 10]), "daily must begin with the first day that brought units"),
+        (lambda: power(means(1), 0.1, 100, looks=3), "looks must be a Design, Always or None, got looks=3"),
+        (lambda: power(proportions(0.1), 0.02, 1000, relative=True, null=-2), "null must lie above -1"),
+        (lambda: power(means(1), "a", 100), "effect must be"),
+        (lambda: power(means("a"), 0.1, 100), "sd must be"),
+    ],
+)
+def test_a_plan_that_means_nothing_is_refused_by_name(ask, rule):
+    with pytest.raises(ValueError, match=rule):
+        ask()

@@ -188,7 +188,7 @@ class Always:
         positive(self.tuned_for, "tuned_for")
         positive(self.every, "every")
 
-# %% ../../../nbs/stats/15_planning.ipynb #40c54670
+# %% ../../../nbs/stats/15_planning.ipynb #6b7a0508
 @dataclass(frozen=True, slots=True)
 class Terms:
     "How a trial will be judged."
@@ -208,6 +208,10 @@ class Terms:
         one_of(self.side, SIDES, "side")
         number(self.null, "null")
         positive(self.tests, "tests")
+        if self.relative and self.null <= -1:
+            raise ValueError(f"null must lie above -1, a lift that leaves nothing, got null={self.null:g}")
+        if not isinstance(self.looks, Design | Always | None):
+            raise ValueError(f"looks must be a Design, Always or None, got looks={self.looks!r}")
         if self.margin is not None and (positive(self.margin, "margin"), self.looks)[1] is not None:
             raise ValueError("margin is planned for one look only, got looks as well")
 
@@ -572,7 +576,7 @@ class Duration:
     def _repr_markdown_(self) -> str:
         return f"**{self.days} days** ({self.days / 7:.3g} weeks): {self.units:,} units by then; {self.assumption}"
 
-# %% ../../../nbs/stats/15_planning.ipynb #11a81869
+# %% ../../../nbs/stats/15_planning.ipynb #36a65cfe
 def duration(
     n: float,  # units needed, > 0
     daily: float | ArrayLike,  # new units a day; or a history of first-seen units, day by day from the first
@@ -585,6 +589,8 @@ def duration(
         raise ValueError(f"share must lie in (0, 1], got share={share}")
     if not (np.isfinite(history).all() and (history >= 0).all() and history.sum() > 0):
         raise ValueError("daily must be new units a day, finite, not negative and not all 0")
+    if history[0] == 0:
+        raise ValueError("daily must begin with the first day that brought units, got an empty one: leave it out")
     seen, h = share * history.cumsum(), history.size
     exponent = math.log(seen[-1] / seen[h - h // 2 - 1]) / math.log(h / (h - h // 2)) if h > 1 else 1.0
     if seen[-1] < n and exponent <= 0:
