@@ -56,7 +56,7 @@ def standardized(
     "Features scaled to mean 0 and spread 1 on data seen before the start."
     return declared([(name, np.mean(values), np.std(values)) for name, values in columns.items()])
 
-# %% ../../../nbs/bandit/06_contextual.ipynb #a9e563bd
+# %% ../../../nbs/bandit/06_contextual.ipynb #e96bce79
 def vector(
     features: Sequence[Feature],  # as declared
     context: Mapping[str, float] | None,  # name → value, exactly the declared names
@@ -66,7 +66,7 @@ def vector(
     try:
         known = context if type(context) is dict else dict(context)
         values = [(known[name] - centre) / scale for name, centre, scale in features]
-        x = np.array([1.0, *values] if intercept else values)
+        x = np.array([1.0, *values] if intercept else values, float)
         if len(known) == len(features) and x @ x < LIMIT**2:
             return x
     except (TypeError, ValueError, KeyError, OverflowError):
@@ -105,7 +105,7 @@ def absorb(
     z = z * math.sqrt(g / (1 + g * v))
     inverse -= z[:, None] * z
 
-# %% ../../../nbs/bandit/06_contextual.ipynb #b5bb8d47
+# %% ../../../nbs/bandit/06_contextual.ipynb #dd404bc5
 @dataclass(slots=True, eq=False)
 class Contextual(Policy):
     "A policy with a model of each arm's reward given named features."
@@ -135,7 +135,7 @@ class Contextual(Policy):
         "Take in what an arm earned with this visitor."
         a, y, x = position(self, arm), scaled(self, reward), vector(self.features, context, self.intercept)
         z = self.inverse[a] @ x
-        v = float(x @ z)
+        v = max(float(x @ z), 0.0)
         move, known = self.gain(float(self.weight[a] @ x), v, y)
         self.weight[a] += move * z
         absorb(self.inverse[a], z, v, known)
@@ -159,7 +159,7 @@ def plain(
         return value.tolist()
     return [plain(v) for v in value] if isinstance(value, list | tuple) else value
 
-# %% ../../../nbs/bandit/06_contextual.ipynb #f4b33c46
+# %% ../../../nbs/bandit/06_contextual.ipynb #71d7f0f6
 def begun(
     policy: Contextual,  # just made or restored
 ) -> None:
@@ -175,7 +175,8 @@ def begun(
         if state.shape != value.shape or not np.isfinite(state).all():
             raise ValueError(f"{name} must be finite and of shape {value.shape}, got shape {state.shape}")
         setattr(policy, name, state)
-    if (policy.inverse != policy.inverse.transpose(0, 2, 1)).any() or np.linalg.eigvalsh(policy.inverse).min() <= 0:
+    spectrum = np.linalg.eigvalsh(policy.inverse)  # ascending; what is known best may round to 0
+    if (policy.inverse != policy.inverse.transpose(0, 2, 1)).any() or (spectrum[:, 0] <= -1e-9 * spectrum[:, -1]).any():
         raise ValueError("inverse must be symmetric and positive definite for each arm, got one that is not")
 
 # %% ../../../nbs/bandit/06_contextual.ipynb #50973834
