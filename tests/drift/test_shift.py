@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from seatrial.drift.shift import bars, shift
+from seatrial.drift.shift import bars, shift, windows
 
 
 def draw(seed, n, moved=0.0, features=5):
@@ -104,3 +104,117 @@ def test_a_report_renders_as_a_table_and_as_a_picture():
     figure, ax = plt.subplots()
     assert [label.get_text() for label in bars(found, ax).get_yticklabels()][-1] == "f0"
     plt.close(figure)
+
+
+def labelled(seed, n, moved=0.0, error=1.0):
+    rng = np.random.default_rng(seed)
+    return {
+        "x": rng.normal(moved, 1, n),
+        "answer: y": rng.normal(size=n),
+        "rating": rng.normal(size=n),
+        "error": rng.exponential(error, n),
+    }
+
+
+ROLES = {"rating": "label", "error": "error"}
+
+
+@pytest.mark.parametrize(
+    ("current", "roles", "recommendation"),
+    [
+        (labelled(1, 500), ROLES, "nothing"),
+        (labelled(1, 500, moved=1.0), ROLES, "watch"),
+        (labelled(1, 500, moved=1.0), {}, "retrain"),
+        (labelled(1, 500, error=2.0), ROLES, "stop"),
+        (labelled(1, 500, moved=1.0, error=2.0), ROLES, "stop"),
+        (labelled(1, 500, moved=1.0, error=0.5), ROLES, "watch"),
+        (labelled(1, 20, error=9.0), ROLES, "watch"),
+    ],
+)
+def test_the_errors_decide_what_is_to_be_done(current, roles, recommendation):
+    found = shift(labelled(0, 2000), current, roles=roles)
+    assert found.recommendation == recommendation and found.why
+
+
+def test_an_error_of_which_nothing_is_known_acquits_nobody():
+    current = labelled(1, 500, moved=1.0)
+    current["error"] = np.r_[current["error"][:20], np.full(480, np.nan)]
+    reference = labelled(0, 2000)
+    reference["error"][:1900] = np.nan
+    found = shift(reference, current, roles=ROLES, missing="compare")
+    assert found.recommendation == "retrain" and "error" in found.words and "Too few values" in found.words
+
+
+def test_a_boolean_error_has_a_direction():
+    reference = {"x": np.zeros(1000), "wrong": np.repeat([True, False], [100, 900])}
+    more = {"x": np.zeros(400), "wrong": np.repeat([True, False], [140, 260])}
+    less = {"x": np.zeros(400), "wrong": np.repeat([True, False], [1, 399])}
+    found = [shift(reference, now, roles={"wrong": "error"}, psi_floor=0.05).recommendation for now in (more, less)]
+    assert found == ["stop", "watch"]
+
+
+def test_each_drift_is_named_by_whose_it_is():
+    current = labelled(1, 500, moved=1.0)
+    current["rating"] = current["rating"] + 1
+    found = shift(labelled(0, 2000), current, roles=ROLES)
+    assert "1 of 1 inputs has shifted (covariate drift)" in found.words
+    assert "1 of 1 labels has shifted (label drift)" in found.words and "prediction" not in found.words
+    assert {f.name: f.role for f in found.features}["answer: y"] == "prediction"
+
+
+def test_values_that_stop_arriving_stop_the_model():
+    rng = np.random.default_rng(0)
+    reference, current = draw(0, 1000), draw(1, 300)
+    current["f1"] = np.where(rng.random(300) < 0.8, np.nan, current["f1"])
+    found = shift(reference, current, missing="compare")
+    assert found.recommendation == "stop" and [f.name for f in found.shifted] == ["f1 (missing)"]
+    current["f1"] = np.where(rng.random(300) < 0.1, np.nan, draw(1, 300)["f1"])
+    assert shift(reference, current, missing="compare").recommendation == "retrain"
+
+
+def test_gaps_on_both_sides_as_ever_are_a_quiet_day():
+    rng = np.random.default_rng(2)
+    sides = [{k: np.where(rng.random(n) < 0.2, np.nan, x) for k, x in draw(n, n).items()} for n in (1000, 300)]
+    found = shift(*sides, missing="compare")
+    assert found.verdict == "none" and len(found.features) == 10 and found.recommendation == "nothing"
+
+
+def test_no_answer_to_any_question_is_not_health():
+    gone = {"x": [None] * 100}
+    found = shift({"x": [1.0, 2.0] * 50}, gone, missing="compare")
+    assert found.recommendation == "stop"
+    both = shift(gone, gone, missing="compare")
+    assert both.recommendation != "stop" and "Too few values to say anything of x" in both.words
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"missing": "drop"}, "missing must be one of refuse, compare"),
+        ({"roles": {"f9": "label"}}, "roles must name features of the report, got f9"),
+        ({"roles": {"f0": "target"}}, "must be one of input, prediction, label, error"),
+    ],
+)
+def test_unknown_policies_and_roles_are_refused(bad, message):
+    with pytest.raises(ValueError, match=message):
+        shift(draw(0, 100), draw(1, 100), **bad)
+
+
+def test_windows_lie_side_by_side_in_any_order_of_the_rows():
+    rng = np.random.default_rng(3)
+    t = rng.permutation(np.repeat(np.arange(100.0), 2))
+    before, now = windows(t, now_s=90, current_s=10, reference_s=30)
+    assert sorted(set(t[now])) == list(range(80, 90)) and sorted(set(t[before])) == list(range(50, 80))
+    everything, _ = windows(t, now_s=90, current_s=10)
+    assert sorted(set(t[everything])) == list(range(80)) and not (before & now).any()
+
+
+@pytest.mark.parametrize("bad", [{"now_s": np.nan}, {"current_s": 0}, {"current_s": np.inf}, {"reference_s": -1}])
+def test_windows_that_are_none_are_refused(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        windows([1.0, 2.0], **{"now_s": 2.0, "current_s": 1.0} | bad)
+
+
+def test_time_stamps_that_are_no_numbers_are_refused():
+    with pytest.raises(ValueError, match="time_s must be finite, got 1 NaN"):
+        windows([1.0, np.nan], 2.0, 1.0)

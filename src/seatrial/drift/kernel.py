@@ -39,7 +39,7 @@ def gap(
     within = [float((np.trace(b) - b.mean() * len(b)) / (len(b) - 1)) for b in blocks]
     return float(blocks[0].mean() + blocks[1].mean() - 2 * k[:n, n:].mean()), *within
 
-# %% ../../../nbs/drift/05_kernel.ipynb #cc4b48ac
+# %% ../../../nbs/drift/05_kernel.ipynb #8a2014ee
 def permuted(
     k: np.ndarray,  # (n + m, n + m) inner products, reference first
     n: int,  # reference rows
@@ -52,7 +52,8 @@ def permuted(
     w = np.repeat([-1 / n, 1 / (len(k) - n)], [n, len(k) - n])
     shuffled = rng.permuted(np.tile(w, (permutations, 1)), axis=1).T  # (n + m, permutations)
     null, seen = np.einsum("ib,ib->b", shuffled, k @ shuffled), float(w @ k @ w)
-    return float((1 + (null >= seen * (1 - 1e-9)).sum()) / (1 + permutations))
+    rounding = 1e-9 * abs(seen) + 1e-12 * np.abs(k).max()
+    return float((1 + (null >= seen - rounding).sum()) / (1 + permutations))
 
 # %% ../../../nbs/drift/05_kernel.ipynb #3e333817
 def mixture_tail(
@@ -102,7 +103,7 @@ def noise_free(
     squared, within_r, within_c = found
     return max(0.0, squared - within_r / n - within_c / m)
 
-# %% ../../../nbs/drift/05_kernel.ipynb #7f0085ce
+# %% ../../../nbs/drift/05_kernel.ipynb #3f31fd15
 def mean_embedding(
     reference: ArrayLike,  # (n, d) rows
     current: ArrayLike,  # (m, d) rows
@@ -124,7 +125,7 @@ def mean_embedding(
     else:
         found, p = by_law(r - r.mean(axis=0), c - r.mean(axis=0), lambda x: x, rng)
     within = (n * found[1] + m * found[2]) / (n + m)
-    value = (noise_free(found, n, m) / within) ** 0.5 if within > 0 else float(found[0] > 0) * np.inf
+    value = (noise_free(found, n, m) / within) ** 0.5 if within > 0 else np.inf if found[0] > 0 else 0.0
     return Apart(Distance(float(value), p, n, m, "mean embedding"), moved_most(r, c, names))
 
 # %% ../../../nbs/drift/05_kernel.ipynb #17c07a17

@@ -145,14 +145,15 @@ def linear(
     w = w[:-1] if turn is None else turn @ w[:-1]
     return lambda new: (new - centre) / spread @ w
 
-# %% ../../../nbs/drift/04_vectors.ipynb #a06c0d1b
+# %% ../../../nbs/drift/04_vectors.ipynb #91499577
 def curved(
     x: np.ndarray,  # (rows, d)
     y: np.ndarray,  # (rows,) 0 reference, 1 current
     widest: int = 20,  # columns up to which products are added
 ) -> Scorer:  # scores new rows
     "Ridge logistic regression on columns, squares and products: sees means, spreads and correlations that moved."
-    centre, spread = np.median(x, axis=0), x.std(axis=0)
+    low, centre, high = np.quantile(x, [0.25, 0.5, 0.75], axis=0)
+    spread = np.where(high > low, (high - low) / 1.35, x.std(axis=0))  # 1.35: a normal's middle half, in sd
     spread = np.where(spread > 0, spread, 1.0)
     i, j = np.triu_indices(x.shape[1]) if x.shape[1] <= widest else (np.arange(x.shape[1]),) * 2
 
