@@ -24,10 +24,9 @@ Docs: https://seatrial.github.io/seatrial/stats/verdict.html.md"""
 # %% auto #0
 __all__ = ['KINDS', 'WEIGHTS', 'HEAD', 'Metric', 'check_sizes', 'check_metric', 'levels', 'level_ends', 'asked', 'answered',
            'Finding', 'unknown', 'spoken', 'finding', 'decide', 'situation', 'Verdict', 'plain', 'phrase', 'phrases',
-           'row', 'heading', 'lost', 'because', 'told', 'check_names', 'split_value', 'verdict', 'Value', 'payback',
-           'worded', 'value']
+           'row', 'heading', 'lost', 'because', 'told', 'check_names', 'split_value', 'verdict']
 
-# %% ../../../nbs/stats/19_verdict.ipynb #3c4cf3e8
+# %% ../../../nbs/stats/19_verdict.ipynb #3f5946de
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -35,7 +34,7 @@ from typing import Any
 
 import numpy as np
 
-from .comparison import Comparison, NotEnough, number, one_of, positive
+from .comparison import Comparison, NotEnough, number, one_of
 from .multiple import shared
 from .sequential import always_valid
 from .soundness import mismatch
@@ -125,7 +124,7 @@ def level_ends(
     good = parts["promotion"] / (count["primary"] if metric.kind == "primary" and wins == "any" else 1)
     return good, parts["harm"] / (count["primary"] + count["guardrail"])
 
-# %% ../../../nbs/stats/19_verdict.ipynb #f1e8f96c
+# %% ../../../nbs/stats/19_verdict.ipynb #28509205
 def asked(
     metric: Metric,  # what is asked of it
     pair: tuple[Any, Any] | None,  # its control and treatment: samples or summaries; None: nothing arrived yet
@@ -135,6 +134,8 @@ def asked(
     "The two one-sided questions to one metric."
     if pair is None:
         return (NotEnough(1, 0, "nothing arrived yet"),) * 2
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise ValueError(f"evidence of {metric.name} must be a pair, control and treatment, got {type(pair).__name__}")
     up, how = metric.better == "higher", {"relative": True} if metric.relative else {}
     sign, sides = (1, ("greater", "less")) if up else (-1, ("less", "greater"))
     questions = (good, sides[0], sign * metric.least), (bad, sides[1], -sign * metric.margin)
@@ -439,66 +440,3 @@ def verdict(
     kind, reason = decide(split_p is None or split_p >= parts["split"], *situation(findings, wins))
     words = told(kind, reason, findings, split_p, alpha)
     return Verdict(kind, reason, words, findings, alpha, parts, split_p, wins)
-
-# %% ../../../nbs/stats/19_verdict.ipynb #1c8fdff8
-@dataclass(frozen=True, slots=True)
-class Value:
-    "What an effect is worth in a year."
-
-    annual: float  # money saved or earned a year
-    lower: float  # interval's lower end
-    upper: float  # interval's upper end
-    alpha: float  # miss rate of the interval, both ends together
-    switching_cost: float = 0.0  # money, once
-    currency: str = ""  # such as EUR
-
-    @property
-    def payback_years(self) -> tuple[float, float, float]:
-        "Years until the switch is paid back: expected, at best, at worst."
-        return tuple(payback(self.switching_cost, saving) for saving in (self.annual, self.upper, self.lower))
-
-    def _repr_markdown_(self) -> str:
-        return f"**{worded(self)}**"
-
-# %% ../../../nbs/stats/19_verdict.ipynb #a7e1ba55
-def payback(
-    cost: float,  # money, once
-    saving: float,  # money a year
-) -> float:  # years; infinite where it never is
-    "Years until a cost is paid back."
-    return cost / saving if saving > 0 else math.inf
-
-# %% ../../../nbs/stats/19_verdict.ipynb #7c25ea9a
-def worded(
-    v: Value,  # to be told
-) -> str:  # one sentence
-    "What it is worth, in words."
-    unit = f" {v.currency}" if v.currency else ""
-    saves = f"saves {v.annual:,.0f}{unit} a year [{v.lower:,.0f}, {v.upper:,.0f}] at {1 - v.alpha:.4g}"
-    years = "{:.2g} years [{:.2g}, {:.2g}]".format(*v.payback_years)
-    return saves + f"; switching costs {v.switching_cost:,.0f}{unit}, paid back in {years}" * (v.switching_cost > 0)
-
-# %% ../../../nbs/stats/19_verdict.ipynb #fa461822
-def value(
-    found: Comparison | Finding | NotEnough,  # of a metric that costs money, or earns it
-    per_unit: float,  # money that one unit of the metric costs (better="lower") or earns (better="higher"), > 0
-    units_per_year: float,  # units for which it is paid in a year, > 0
-    *,
-    better: str = "lower",  # lower | higher: which way is good; a Finding knows it by itself
-    switching_cost: float = 0.0,  # money, once, >= 0
-    baseline: float | None = None,  # the control's value, for the relative scale; None: as estimated
-    currency: str = "",  # such as EUR
-) -> Value | NotEnough:  # saving a year, with its interval
-    "What an effect is worth in a year: a linear map of its interval."
-    if number(switching_cost, "switching_cost") < 0:
-        raise ValueError(f"switching_cost must be at least 0, got {switching_cost}")
-    known = isinstance(found, Finding)
-    if isinstance(found, NotEnough) or (known and found.answer == "unknown"):
-        return found if not known else NotEnough(1, 0, f"{found.name} is not known: {found.why}")
-    good = one_of(found.better if known else better, ("lower", "higher"), "better") == "higher"
-    k = positive(per_unit, "per_unit") * positive(units_per_year, "units_per_year")
-    if found.scale == "relative":
-        k *= abs(number(found.baseline if baseline is None else baseline, "baseline"))
-    alpha = found.alpha_lower + found.alpha_upper if known else found.alpha
-    ends = (found.lower, found.upper) if good else (-found.upper, -found.lower)
-    return Value(k * (found.effect if good else -found.effect), *(k * e for e in ends), alpha, switching_cost, currency)
