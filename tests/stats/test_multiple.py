@@ -241,3 +241,14 @@ def test_what_cannot_be_meant_is_refused():
 @pytest.mark.parametrize("f", [*PROCEDURES.values(), e_bh, e_closed])
 def test_no_hypotheses_no_discoveries(f):
     assert f([]).rejected.size == 0 and f([]).adjusted.size == 0
+
+
+def test_a_mapping_is_corrected_in_its_order_and_a_table_is_refused():
+    assert holm({"a": 0.01, "b": 0.6}).adjusted.tolist() == holm([0.01, 0.6]).adjusted.tolist()
+    with pytest.raises(ValueError, match="p_values must be one list of numbers, got 2 dimensions"):
+        holm(np.full((2, 2), 0.01))
+
+
+def test_an_alpha_cannot_be_shared_among_nobody():
+    with pytest.raises(ValueError, match="weights must name at least one part of alpha, got none"):
+        shared(0.05, {})

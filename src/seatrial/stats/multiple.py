@@ -54,12 +54,14 @@ class Discoveries:
             f", {silent} without an answer" * bool(silent)
         )
 
-# %% ../../../nbs/stats/17_multiple.ipynb #3c88c512
+# %% ../../../nbs/stats/17_multiple.ipynb #29f59b76
 def answers(
-    p_values: Iterable[float | Comparison | NotEnough] | ArrayLike,  # (m,) in any order
+    p_values: Iterable[float | Comparison | NotEnough] | Mapping | ArrayLike,  # (m,) in any order
 ) -> tuple[np.ndarray, np.ndarray]:  # (m,) p-values, 1 where there is none; (m,) bool: is there one?
-    "P-values of what was asked, checked."
-    items = p_values if isinstance(p_values, np.ndarray) else list(p_values)
+    "P-values of what was asked, checked; those of a mapping in its order."
+    if isinstance(p_values, np.ndarray) and p_values.ndim != 1:
+        raise ValueError(f"p_values must be one list of numbers, got {p_values.ndim} dimensions")
+    items = list(p_values.values() if isinstance(p_values, Mapping) else p_values)
     answered = np.array([not isinstance(item, NotEnough) for item in items], dtype=bool)
     given = [x.p_value if isinstance(x, Comparison) else x for x in items if not isinstance(x, NotEnough)]
     p = np.ones(len(items))
@@ -193,12 +195,14 @@ def e_closed(
         weakest[i] = ((e[i] + smaller[: place + 1]) / np.arange(1, place + 2)).min()
     return decided(1 / np.maximum(weakest, 1.0), rate(level, "level"), "closed e-testing", "family-wise error")
 
-# %% ../../../nbs/stats/17_multiple.ipynb #6b1f7a21
+# %% ../../../nbs/stats/17_multiple.ipynb #2c9854eb
 def shared(
     alpha: float,  # chance that any of them misses, inside (0, 1)
     weights: Mapping[str, float],  # name -> weight, > 0; only their proportions count
 ) -> dict[str, float]:  # name -> its part of alpha
     "An alpha divided among names."
+    if not weights:
+        raise ValueError("weights must name at least one part of alpha, got none")
     total = sum(weights.values())
     if bad := {name: w for name, w in weights.items() if not 0 < w < np.inf}:
         raise ValueError(f"weights must be positive finite numbers, got {bad}")
