@@ -142,7 +142,7 @@ def drawn(
                 break
     return Choice(arms[last], p[last])
 
-# %% ../../../nbs/bandit/01_policy.ipynb #fcccca1e
+# %% ../../../nbs/bandit/01_policy.ipynb #c22313b3
 def fields_of(
     kind: type,  # of policy
 ) -> list[str]:  # names of what it stores
@@ -153,8 +153,10 @@ def fields_of(
 def saved(
     value: Any,  # a field's value
 ) -> Any:  # what JSON can hold
-    "A field as plain JSON."
-    return value.to_dict() if isinstance(value, Policy) else list(value) if isinstance(value, list | tuple) else value
+    "A field as plain JSON, without a part that the live policy would go on changing."
+    if isinstance(value, Policy):
+        return value.to_dict()
+    return [saved(v) for v in value] if isinstance(value, list | tuple) else value
 
 # %% ../../../nbs/bandit/01_policy.ipynb #bf57e570
 def kinds(
