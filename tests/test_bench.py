@@ -46,8 +46,25 @@ def test_the_simulations_name_every_world_scale_and_method(capsys):
     assert {row[0] for row in found[-10:]} == {"one bet", "five bets"}
 
 
+def test_many_features_are_timed_and_weighed(capsys):
+    bench.distances(rows=5000, features=3)
+    found = rows(capsys.readouterr().out)
+    assert len(found) == 2 + 1 + 7 and all(float(row[1].replace(",", "")) > 0 for row in found[3:])
+
+
+def test_streaming_detectors_are_timed_and_counted(capsys):
+    bench.detectors(alarms=20, most=3000, runs=5)
+    assert len(rows(capsys.readouterr().out)) == 1 + len(bench.watchmen())
+
+
+def test_contextual_policies_are_timed(capsys):
+    bench.contexts(rounds=2)
+    found = rows(capsys.readouterr().out)
+    assert len(found) == 1 + 3 and all(float(cost) > 0 for row in found[1:] for cost in row[1:])
+
+
 def test_an_unknown_section_is_bad_usage():
     done = subprocess.run(
         [sys.executable, "-m", "tools.bench", "speed"], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
-    assert done.returncode == 2 and "serve, engine, journal, stats, looks" in done.stderr
+    assert done.returncode == 2 and "serve, engine, journal, stats, drift" in done.stderr

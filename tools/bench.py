@@ -1,11 +1,12 @@
 """Measure what the project claims, side by side: rivals take turns, medians are printed, and the machine is named.
 
-usage: python -m tools.bench [serve] [engine] [journal] [stats]      (all of these without a name)
+usage: python -m tools.bench [serve] [engine] [journal] [stats] [drift]      (all of these without a name)
        python -m tools.bench looks      (the false alarms of 10,000 watched experiments a row: long)
 """
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import platform
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import timeit
 import urllib.request
 from pathlib import Path
 
@@ -441,8 +443,79 @@ def detectors(alarms=1500, most=600_000, runs=200):
     )
 
 
+def feature(rng, rows):
+    "A column of a reference and of what arrives now, moved by a hundredth."
+    return rng.standard_normal(rows), rng.standard_normal(rows) + 0.01
+
+
+def distances(rows=1_000_000, features=100):
+    "Three tests each of many features with false discovery control, the memory that takes, and scipy's time for one."
+    import scipy.stats
+
+    from seatrial.drift.rank import NUMBERS, numbers
+    from seatrial.drift.sketch import Sketch, against
+    from seatrial.stats.multiple import benjamini_hochberg
+
+    rng, spent, more, p = np.random.default_rng(0), 0.0, 0.0, []
+    numbers(*feature(rng, 1000))  # what is loaded once does not count
+    for _ in range(features):
+        x, y = feature(rng, rows)
+        before, start = high_water(reset=True), time.perf_counter()
+        p.append(numbers(x, y)["ks"].p_value)
+        spent, more = spent + time.perf_counter() - start, max(more, high_water() - before)
+    start = time.perf_counter()
+    found = int(np.sum(benjamini_hochberg(p, 0.05).rejected))
+    spent += time.perf_counter() - start
+    sketch = Sketch().update(x, rng)
+    calls = {
+        "KS, PSI, Wasserstein at once": lambda: numbers(x, y),
+        "all nine distances at once": lambda: numbers(x, y, NUMBERS),
+        "a sketch of the reference": lambda: Sketch().update(x, rng),
+        "KS, PSI, Wasserstein from the sketch": lambda: against(sketch, y),
+        "scipy ks_2samp": lambda: scipy.stats.ks_2samp(x, y, method="asymp"),
+        "scipy wasserstein_distance": lambda: scipy.stats.wasserstein_distance(x, y),
+        "scipy cramervonmises_2samp": lambda: scipy.stats.cramervonmises_2samp(x, y, method="asymptotic"),
+    }
+    times = taking_turns(calls, 1 if rows > 10**5 else ROUNDS)
+    pair = (x.nbytes + y.nbytes) / 2**20
+    table(
+        f"Drift: {features} features, {rows:,} against {rows:,} rows, three tests each, {found} named at 5 % false ones",
+        ["seconds in all", "ms a feature", "MiB beyond the data", "of one column pair"],
+        [(spent, 1e3 * spent / features, more, f"{more / pair:.2f}")],
+    )
+    table(f"One feature, {rows:,} against {rows:,} rows", ["what", "ms"], [(k, 1e3 * t) for k, t in times.items()])
+
+
+def drift():
+    "Distances, then streaming detectors."
+    distances()
+    detectors()
+
+
+def contexts(rounds=100):
+    "What a visitor costs the contextual policies: ten arms, twenty features (no other bandit library is installed)."
+    from seatrial.bandit.contextual import LinThompson, LinUCB, LogisticThompson
+
+    rng, names, arms, rows = np.random.default_rng(0), [f"x{i}" for i in range(20)], [f"a{i}" for i in range(10)], []
+    seen = [(arms[i % 10], dict(zip(names, x, strict=True))) for i, x in enumerate(rng.normal(size=(500, 20)).tolist())]
+    for make in (LinUCB, LinThompson, LogisticThompson):
+        policy = make(arms, features=names)
+        acts = {
+            "learn": lambda arm, who, p=policy: p.learn(arm, 0.5, who),
+            "draw": lambda _, who, p=policy: p.draw(who, rng) if hasattr(p, "draw") else p.choose(who, rng),
+            "choose": lambda _, who, p=policy: p.choose(who, rng),
+        }
+        costs = []
+        for act in acts.values():
+            turns = itertools.cycle(seen)
+            costs.append(min(timeit.repeat(lambda a=act, t=turns: a(*next(t)), number=25, repeat=rounds)) / 25 * 1e6)
+        rows.append((make.kind, *costs))
+    head = ["policy", "learn, µs", "choose, µs", "choose with its probability, µs"]
+    table("Contextual policies: 10 arms, 20 features", head, rows)
+
+
 def main():
-    usual = {"serve": serve, "engine": engine, "journal": journal, "stats": stats}
+    usual = {"serve": serve, "engine": engine, "journal": journal, "stats": stats, "drift": drift}
     known = usual | {"looks": looks}
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("what", nargs="*", help=f"any of {', '.join(known)}")

@@ -49,7 +49,7 @@ def test_blocks_part_no_ties_and_change_nothing(draw, monkeypatch):
     small = walk(a, b)
     for name in ("gap", "squares", "weighted", "area", "distinct"):
         assert getattr(small, name) == pytest.approx(getattr(whole, name), rel=1e-9)
-    assert [x.tolist() for x in steps(*parts[0])][0] == np.unique(np.concatenate(parts[0][:2])).tolist()
+    assert steps(*parts[0])[0].tolist() == np.unique(np.concatenate(parts[0][:2])).tolist()
 
 
 def test_scipy_agrees_where_its_laws_hold():
@@ -146,7 +146,7 @@ def test_unknown_names_are_refused_with_the_known_ones():
         numbers([1, 2], [1, 2], ("ks", "euclid"))
 
 
-@pytest.mark.parametrize("method", (*RANKS, "wasserstein"))
+@pytest.mark.parametrize("method", [*RANKS, "wasserstein"])
 @pytest.mark.parametrize("draw", [lambda r, n: r.normal(size=n), lambda r, n: r.poisson(1.0, n).astype(float)])
 @pytest.mark.parametrize(("n", "m"), [(50, 50), (400, 60)])
 def test_p_values_by_ranks_are_honest_with_and_without_ties(method, draw, n, m):
