@@ -479,7 +479,7 @@ def distances(rows=1_000_000, features=100):
     times = taking_turns(calls, 1 if rows > 10**5 else ROUNDS)
     pair = (x.nbytes + y.nbytes) / 2**20
     table(
-        f"Drift: {features} features, {rows:,} against {rows:,} rows, three tests each, {found} named at 5 % false ones",
+        f"Drift: {features} features, {rows:,} against {rows:,} rows, three tests each; {found} named at 5 % FDR",
         ["seconds in all", "ms a feature", "MiB beyond the data", "of one column pair"],
         [(spent, 1e3 * spent / features, more, f"{more / pair:.2f}")],
     )
