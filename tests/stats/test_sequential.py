@@ -9,27 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seatrial.stats.comparison import SIDES, Comparison, NotEnough, stretched
+from seatrial.stats.mixture import mixture, reach, units_needed
 from seatrial.stats.moments import Moments
 from seatrial.stats.peeking import course, sequence
 from seatrial.stats.sequential import (
-    BLEND,
-    ONE,
     Arm,
     Question,
     Running,
     against,
     always_valid,
     always_valid_paired,
-    ceiling,
     effective_units,
-    evidence,
-    half_width,
-    mixture,
     msprt,
     p_value,
-    reach,
     two_arms,
-    units_needed,
 )
 
 batches = st.lists(st.floats(-100, 100, allow_subnormal=False), max_size=8)
@@ -175,13 +168,6 @@ def test_an_array_of_looks_is_the_looks_one_by_one(looks, tuned_for, how):
             assert alone.p_value == pytest.approx(float(p), rel=1e-9)
 
 
-@given(st.floats(4, 1e6), st.floats(0.5, 1e6), st.floats(1e-8, 0.9))
-def test_five_bets_are_never_worse_than_the_share_that_each_has(units, df, alpha):
-    for factor, share in BLEND:
-        alone = reach(df, units, factor * 0.01, alpha * share, ONE)
-        assert reach(df, units, 0.01, alpha) <= alone * (1 + 1e-9)
-
-
 def test_pairs_on_the_relative_scale_are_the_test_of_their_contrast():
     rng = np.random.default_rng(4)
     before = rng.lognormal(1, 1, 400)
@@ -211,37 +197,6 @@ def test_a_real_difference_is_found():
     rng = np.random.default_rng(1)
     found = [always_valid(rng.normal(0, 1, 800), rng.normal(0.3, 1, 800)) for _ in range(50)]
     assert np.mean([f.significant and f.effect > 0 for f in found]) > 0.95
-
-
-@given(st.floats(1, 1e5), st.floats(0.001, 1e5), st.floats(1e-6, 0.5), st.sampled_from([ONE, BLEND]))
-def test_the_reach_is_where_the_evidence_meets_alpha(df, units, alpha, bets):
-    r = float(reach(df, units, 1.0, alpha, bets))
-    if math.isinf(r):
-        assert ceiling(df, units, 1.0, bets) <= -math.log(alpha) * (1 + 1e-9)
-    elif r < 1e6:
-        assert evidence(r * r, df, units, 1.0, bets) == pytest.approx(-math.log(alpha), rel=1e-6, abs=1e-6)
-
-
-@given(st.floats(0.001, 1e5), st.floats(1e-4, 0.5), st.floats(1, 1e4), st.floats(1.01, 10))
-def test_fewer_degrees_of_freedom_only_widen(units, alpha, df, factor):
-    assert reach(df, units, 1.0, alpha) >= reach(df * factor, units, 1.0, alpha) * (1 - 1e-9)
-
-
-@pytest.mark.parametrize(("n", "g", "coefficients"), [(20, 50.0, 2), (400, 126.0, 2), (5000, 126.0, 3)])
-def test_one_bet_reaches_as_far_as_that_of_lindon_et_al(n, g, coefficients):
-    share, df = g / (g + n), n - coefficients  # in their letters, precision g of the mixture
-    power = (share * 0.05**2) ** (1 / (df + 1))
-    expected = math.sqrt(df * (1 - power) / (power - share))
-    assert reach(df, n, 1 / g, 0.05, ONE) == pytest.approx(expected, rel=1e-9)
-
-
-@pytest.mark.parametrize("units", [50, 1000, 100_000])
-@pytest.mark.parametrize("df", [1e10, math.inf])
-def test_one_bet_with_many_degrees_of_freedom_is_equation_9(units, df):
-    rho2 = mixture(0.05, 1000)
-    g = units * rho2 + 1
-    expected = math.sqrt(2 * g / (units * rho2) * math.log(math.sqrt(g) / 0.05))
-    assert half_width(units, df, bets=ONE) == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("tuned_for", [50, 1000, 20_000])
