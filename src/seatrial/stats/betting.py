@@ -40,7 +40,7 @@ from .comparison import SIDES, Comparison, NotEnough, number, one_of, positive, 
 from .moments import Moments
 from .proportion import Count, cohens_h, counted
 
-# %% ../../../nbs/stats/12_betting.ipynb #e23f24e5
+# %% ../../../nbs/stats/12_betting.ipynb #17da0cbc
 def checked_sums(
     s: ArrayLike,  # sums of the values
     n: ArrayLike,  # units
@@ -53,7 +53,7 @@ def checked_sums(
         raise ValueError(f"s must lie between 0 and the number n of units, got s={first[0]:g} and n={first[1]:g}")
     return s, n
 
-# %% ../../../nbs/stats/12_betting.ipynb #a65b1b10
+# %% ../../../nbs/stats/12_betting.ipynb #3b4ebaf2
 def rate_evidence(
     s: ArrayLike,  # sum of the values: successes, for Bernoulli data
     n: ArrayLike,  # units
@@ -115,7 +115,7 @@ def refuted_odds(
             return -math.inf
     return brentq(surplus, high - step, high, xtol=1e-12) - 1e-9  # on the refuted side of every rounding
 
-# %% ../../../nbs/stats/12_betting.ipynb #b4ade724
+# %% ../../../nbs/stats/12_betting.ipynb #7365d603
 def rate_sequence(
     s: float,  # sum of the values, 0 <= s <= n: successes, for Bernoulli data
     n: int,  # units
@@ -125,9 +125,9 @@ def rate_sequence(
 ) -> tuple[float, float]:  # bounds on the mean, inside [0, 1]
     "Confidence sequence for a rate, or for any mean of values in [0, 1] (Robbins 1970)."
     alpha, side = rate(alpha, "alpha"), one_of(side, SIDES, "side")
-    a, b = (positive(x, "prior") for x in prior)
+    s, n, (a, b) = number(s, "s"), number(n, "n"), (positive(x, "prior") for x in prior)
     if not (n == n // 1 >= 0 and 0 <= s <= n):
-        raise ValueError(f"s must lie between 0 and a whole number n of units, got s={s} and n={n}")
+        raise ValueError(f"s must lie between 0 and a whole number n of units, got s={s:g} and n={n:g}")
     level = -math.log(alpha / 2 if side == "two-sided" else alpha)
     lower, upper = 0.0, 1.0
     if s > 0 and side != "less":

@@ -368,7 +368,7 @@ def joined(
     a.control, a.treatment = a.control + b.control, a.treatment + b.treatment
     return a
 
-# %% ../../../nbs/stats/11_sequential.ipynb #814e1219
+# %% ../../../nbs/stats/11_sequential.ipynb #b8ed3a5d
 def restored(
     kind: type,  # a dataclass
     saved: dict,  # what its `to_dict` gave
@@ -377,8 +377,8 @@ def restored(
     "What was saved, or a word on what is missing from it."
     missing, known = [k for k in needed if k not in saved], [f.name for f in fields(kind)]
     if missing or not set(saved) <= set(known):
-        least = ", ".join(needed)
-        raise ValueError(f"a saved {kind.__name__} must hold {least} and at most {', '.join(known)}, got {list(saved)}")
+        least = f"{', '.join(needed)} and at most" if needed else "at most"
+        raise ValueError(f"a saved {kind.__name__} must hold {least} {', '.join(known)}, got {list(saved)}")
     return kind(**saved)
 
 # %% ../../../nbs/stats/11_sequential.ipynb #09686c59
