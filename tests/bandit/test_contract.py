@@ -22,6 +22,7 @@ from seatrial.bandit.moving import fading, restarting, sliding
 from seatrial.bandit.policy import EpsilonGreedy, Policy, floored, kinds, restored
 from seatrial.bandit.segment import per_segment
 from seatrial.bandit.thompson import GaussianThompson, Thompson
+from seatrial.bandit.versions import bounded
 
 for module in pkgutil.iter_modules(seatrial.bandit.__path__):
     importlib.import_module(f"seatrial.bandit.{module.name}")
@@ -49,6 +50,7 @@ CASES = {
     "sliding": Case(lambda arms, **r: sliding(UCBTuned(arms, **r), window=200)),
     "restart": Case(lambda arms, **r: restarting(Thompson(arms, **r))),
     "delayed": Case(lambda arms, **r: delayed(Thompson(arms, **r), patience=20, silence=r.get("lo", 0.0))),
+    "bounded": Case(lambda arms, **r: bounded(Thompson(arms, **r), least=0.05, most=0.9)),
     "per-segment": Case(lambda arms, **r: per_segment(Thompson(arms, **r), "market"), {"market": "de"}),
     "linucb": Case(lambda arms, **r: LinUCB(arms, features=["x", "y"], **r), WHERE),
     "linear-thompson": Case(lambda arms, **r: LinThompson(arms, features=["x", "y"], **r), WHERE),
