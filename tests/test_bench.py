@@ -67,4 +67,15 @@ def test_an_unknown_section_is_bad_usage():
     done = subprocess.run(
         [sys.executable, "-m", "tools.bench", "speed"], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
-    assert done.returncode == 2 and "serve, engine, journal, stats, drift" in done.stderr
+    assert done.returncode == 2 and "serve, engine, journal, stats, bandit, drift" in done.stderr
+
+
+def test_bandits_are_compared_in_both_worlds_and_timed(capsys):
+    bench.bandit(runs=4, steps=(300, 300), turns=5)
+    found = rows(capsys.readouterr().out)
+    regrets = [row for row in found if row[0].startswith(("two arms", "ten arms"))]
+    assert {row[3] for row in regrets} == {"imed", "thompson", "ucb1"} and len(regrets) == 6
+    assert all(float(row[4]) > 0 for row in regrets)
+    costs = {row[0]: row[1:] for row in found if "2 arms" in row[0] or "20 features" in row[0]}
+    assert {"imed, 2 arms", "thompson without propensity, 2 arms", "linear, 10 arms, 20 features"} < set(costs)
+    assert len(costs) == 14 and all(float(v) > 0 for cells in costs.values() for v in cells)

@@ -1,6 +1,6 @@
 """Measure what the project claims, side by side: rivals take turns, medians are printed, and the machine is named.
 
-usage: python -m tools.bench [serve] [engine] [journal] [stats] [drift]      (all of these without a name)
+usage: python -m tools.bench [serve] [engine] [journal] [stats] [bandit] [drift]      (all of these without a name)
        python -m tools.bench looks      (the false alarms of 10,000 watched experiments a row: long)
 """
 
@@ -514,8 +514,84 @@ def contexts(rounds=100):
     table("Contextual policies: 10 arms, 20 features", head, rows)
 
 
+def bandit(runs=400, steps=(5_000, 20_000), turns=2_000):
+    "What the default policies lose in the two standard worlds, and what a choice costs each policy."
+    from seatrial.bandit.environment import Stationary
+    from seatrial.bandit.index import IMED, UCB1, lai_robbins
+    from seatrial.bandit.simulation import compare
+    from seatrial.bandit.thompson import Thompson
+
+    worlds = {
+        "two arms (.9, .8)": [0.9, 0.8],
+        "ten arms (.1, .05, .02, .01)": [0.1, *[0.05] * 3, *[0.02] * 3, *[0.01] * 3],
+    }
+    targets = {"imed": (9.3, 82.2), "thompson": (9.3, 92.0), "ucb1": ("-", "-")}
+    rows = []
+    for i, (name, rates) in enumerate(worlds.items()):
+        world = Stationary([f"{a}" for a in range(len(rates))], rates, shuffled=True)
+        makers, sailed = {"imed": IMED, "thompson": Thompson, "ucb1": UCB1}, max(2, runs // (1, 5)[i])
+        found = compare(makers, world, steps[i], sailed, np.random.default_rng(i))
+        limit = lai_robbins(rates) * float(np.log(steps[i]))
+        rows += [(name, f"{steps[i]:,}", sailed, p, *found.regret(p), targets[p][i], limit) for p in makers]
+    head = ["world", "steps", "runs", "policy", "regret", "standard error", "asked for", "Lai-Robbins constant x ln T"]
+    table("Regret, arms dealt anew for each run, the same luck for all policies", head, rows)
+    chosen_and_learned(turns)
+
+
+def chosen_and_learned(turns):
+    "Microseconds of each policy's choice and learning."
+    from seatrial.bandit.contextual import LinThompson, LinUCB, LogisticThompson
+    from seatrial.bandit.index import IMED, KLUCB, UCB1, UCBTuned
+    from seatrial.bandit.policy import EpsilonGreedy, floored
+    from seatrial.bandit.thompson import GaussianThompson, Thompson
+
+    rng, two, ten, names = (
+        np.random.default_rng(0),
+        ["a", "b"],
+        [f"{i}" for i in range(10)],
+        [f"x{i}" for i in range(20)],
+    )
+    visitors = [dict(zip(names, row, strict=True)) for row in rng.standard_normal((100, 20)).tolist()]
+    makers = {
+        "epsilon-greedy": EpsilonGreedy,
+        "ucb1": UCB1,
+        "ucb-tuned": UCBTuned,
+        "kl-ucb": KLUCB,
+        "imed": IMED,
+        "thompson": Thompson,
+        "gaussian thompson": GaussianThompson,
+        "thompson with a floor": lambda arms: floored(Thompson(arms)),
+    }
+    calls = {}
+    for name, make in makers.items():
+        policy, seen = make(two), [None] * turns
+        calls |= timed(f"{name}, 2 arms", policy, lambda p=policy: p.choose(None, rng), seen)
+        if name == "thompson":
+            calls |= timed("thompson without propensity, 2 arms", policy, lambda p=policy: two[p.draw(rng)], seen)
+    for name, kind in (("linear", LinThompson), ("linucb", LinUCB), ("logistic", LogisticThompson)):
+        policy, seen = kind(ten, features=names), [visitors[t % 100] for t in range(turns)]
+        calls |= timed(f"{name}, 10 arms, 20 features", policy, lambda p=policy: p.choose(visitors[0], rng), seen)
+        if name != "linucb":
+            draw = lambda p=policy: ten[p.draw(visitors[0], rng)]  # noqa: E731
+            calls |= timed(f"{name} without propensity, 10 arms, 20 features", policy, draw, seen)
+    times = taking_turns({key: call for key, (call, _) in calls.items()}, ROUNDS)
+    rows = [(name, *(1e6 * times[name, part] / turns for part in ("choose", "learn"))) for name, _ in calls][::2]
+    table("Bandits: a choice and what it teaches, in microseconds", ["policy", "choose", "learn"], rows)
+
+
+def timed(name, policy, choose, contexts):
+    "The loops that are timed for one policy, after fifty plays of each arm."
+    for t in range(50 * len(policy.arms)):
+        policy.learn(policy.arms[t % len(policy.arms)], float(t % 3 == 0), contexts[t % len(contexts)])
+    arm = policy.arms[0]
+    return {
+        (name, "choose"): (lambda: [choose() for _ in contexts], None),
+        (name, "learn"): (lambda: [policy.learn(arm, 1.0, context) for context in contexts], None),
+    }
+
+
 def main():
-    usual = {"serve": serve, "engine": engine, "journal": journal, "stats": stats, "drift": drift}
+    usual = {"serve": serve, "engine": engine, "journal": journal, "stats": stats, "bandit": bandit, "drift": drift}
     known = usual | {"looks": looks}
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("what", nargs="*", help=f"any of {', '.join(known)}")
