@@ -33,7 +33,7 @@ def test_permutations_keep_their_level_at_every_size(test, n, m, d):
 def test_the_law_keeps_its_level_where_it_takes_over(test):
     rng, runs = RNG(2), 40
     draw = rng.standard_exponential
-    p = np.array([test(draw((2500, 5)), draw((60, 5)), rng, permutations=99).distance.p_value for _ in range(runs)])
+    p = np.array([test(draw((2500, 5)), draw((300, 5)), rng, permutations=99).distance.p_value for _ in range(runs)])
     assert np.mean(p <= 0.05) <= 0.05 + 3.5 * np.sqrt(0.05 * 0.95 / runs)
     assert 0.3 < p.mean() < 0.7
 
@@ -142,3 +142,10 @@ def test_bad_tables_and_settings_are_refused(test):
         test(r, c, RNG(0), permutations=3)
     with pytest.raises(ValueError, match="names must have one entry a column"):
         test(r, c, RNG(0), names=["a"])
+
+
+@BOTH
+def test_a_small_batch_against_a_large_reference_is_permuted_and_all_rows_are_reported(test):
+    r, c = clouds(12, 6000, 40, moved=3.0)
+    found = test(r, c, RNG(0), permutations=99).distance
+    assert (found.n_reference, found.n_current, found.p_value) == (6000, 40, 0.01)
