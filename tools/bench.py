@@ -514,7 +514,7 @@ def contexts(rounds=100):
     table("Contextual policies: 10 arms, 20 features", head, rows)
 
 
-def bandit(runs=400, steps=(5_000, 20_000), turns=2_000):
+def bandit(runs=1000, steps=(5_000, 20_000), turns=2_000):
     "What the default policies lose in the two standard worlds, and what a choice costs each policy."
     from seatrial.bandit.environment import Stationary
     from seatrial.bandit.index import IMED, UCB1, lai_robbins
@@ -529,7 +529,7 @@ def bandit(runs=400, steps=(5_000, 20_000), turns=2_000):
     rows = []
     for i, (name, rates) in enumerate(worlds.items()):
         world = Stationary([f"{a}" for a in range(len(rates))], rates, shuffled=True)
-        makers, sailed = {"imed": IMED, "thompson": Thompson, "ucb1": UCB1}, max(2, runs // (1, 5)[i])
+        makers, sailed = {"imed": IMED, "thompson": Thompson, "ucb1": UCB1}, max(2, runs // (1, 10)[i])
         found = compare(makers, world, steps[i], sailed, np.random.default_rng(i))
         limit = lai_robbins(rates) * float(np.log(steps[i]))
         rows += [(name, f"{steps[i]:,}", sailed, p, *found.regret(p), targets[p][i], limit) for p in makers]
