@@ -195,6 +195,11 @@ def test_events_of_shards_add_up_and_margins_are_judged():
         (lambda: goodness([1, 2], alpha=2), "alpha must lie strictly between 0 and 1, got alpha=2"),
         (lambda: Events(-1, 5), "k must be a whole number of 0 or more, got k=-1"),
         (lambda: Events(2, math.nan), "exposure must be finite"),
+        (lambda: Events(2, "5"), "exposure must be finite"),
+        (lambda: poisson_rates((math.inf, 5), (1, 5)), "k must be a whole number, got k=inf"),
+        (lambda: poisson_rates((math.nan, 5), (1, 5)), "k must be a whole number, got k=nan"),
+        (lambda: goodness([5, 3], rng=np.random.default_rng(0), runs=0), "runs must be 1 or more, got runs=0"),
+        (lambda: independence([[5, 3], [3, 5]], runs=-1), "runs must be 1 or more, got runs=-1"),
         (lambda: poisson_rates(5, (1, 2)), "control must be Events or a tuple (events, exposure), got 5"),
         (lambda: poisson_rates((5, 1), (1, 2), relative=True, null=-1), "null must be above -1 on the relative scale"),
     ],
@@ -202,3 +207,9 @@ def test_events_of_shards_add_up_and_margins_are_judged():
 def test_bad_input_is_named(call, words):
     with pytest.raises(ValueError, match=re.escape(words)):
         call()
+
+
+def test_small_integers_of_numpy_count_as_pythons():
+    ours, plain = (poisson_rates((kind(200), 5.0), (kind(100), 5.0)) for kind in (np.uint8, int))
+    assert ours == plain and ours.p_value < 1e-6
+    assert Events(np.uint8(200), np.float32(2)) + Events(np.uint8(200), 1) == Events(400, 3.0)

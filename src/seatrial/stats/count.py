@@ -24,10 +24,10 @@ Docs: https://seatrial.github.io/seatrial/stats/count.html.md"""
 
 # %% auto #0
 __all__ = ['whole', 'independent', 'misfit', 'cramers_v', 'CountTest', 'cochran', 'monte_carlo', 'judged', 'too_small',
-           'independence', 'goodness', 'Events', 'by_coins', 'score_of_rates', 'by_score_of_rates', 'events',
-           'poisson_rates']
+           'random_tables', 'independence', 'goodness', 'Events', 'by_coins', 'score_of_rates', 'by_score_of_rates',
+           'events', 'poisson_rates']
 
-# %% ../../../nbs/stats/08_count.ipynb #9caeb486
+# %% ../../../nbs/stats/08_count.ipynb #c798be83
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,9 +37,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special, stats
 
-from .comparison import SIDES, Comparison, NotEnough, number, one_of, rate, ratio
+from .comparison import SIDES, Comparison, NotEnough, number, one_of, rate, ratio, real
 from .moments import finite
-from .proportion import LIFTS, inverted
+from .proportion import LIFTS, inverted, tally
 
 # %% ../../../nbs/stats/08_count.ipynb #3f152907
 def whole(
@@ -166,7 +166,16 @@ def too_small(
     why = f"the smallest expected count is {expected.min():.2g}, too small for the law: pass rng to shuffle instead"
     return NotEnough(math.ceil(n * cochran(expected)), n, why)
 
-# %% ../../../nbs/stats/08_count.ipynb #966329f8
+# %% ../../../nbs/stats/08_count.ipynb #f6130991
+def random_tables(
+    runs: int,  # how many are asked for
+) -> int:  # the same, 1 or more
+    "How many random tables shall be drawn, checked."
+    if tally(runs, "runs") < 1:
+        raise ValueError(f"runs must be 1 or more, got runs={runs}")
+    return int(runs)
+
+# %% ../../../nbs/stats/08_count.ipynb #4b78dca5
 def independence(
     table: ArrayLike,  # (rows, columns) counts
     alpha: float = 0.05,  # error rate, inside (0, 1)
@@ -179,7 +188,7 @@ def independence(
     alpha, measure, x = rate(alpha, "alpha"), one_of(measure, ("chi2", "g"), "measure"), whole(table, "table")
     if x.ndim != 2 or min(x.shape) < 2:
         raise ValueError(f"table must have at least two rows and two columns, got shape {x.shape}")
-    n, (r, c) = x.sum(), x.shape
+    runs, n, (r, c) = random_tables(runs), x.sum(), x.shape
     if min(x.sum(0).min(), x.sum(1).min()) == 0:
         return NotEnough(1, 0, "a row or a column of the table holds no unit: leave it out or wait")
     e, drawn = independent(x), None
@@ -192,7 +201,7 @@ def independence(
     v = cramers_v(float(misfit(x.ravel(), e.ravel(), "chi2")), float(n), r, c)
     return judged(x, e, (r - 1) * (c - 1), residuals, v, alpha, measure, drawn)
 
-# %% ../../../nbs/stats/08_count.ipynb #dcb7911f
+# %% ../../../nbs/stats/08_count.ipynb #ea6e8c29
 def goodness(
     counts: ArrayLike,  # (cells,) counts
     shares: Sequence[float] | None = None,  # (cells,) promised shares or weights, > 0; even if left out
@@ -209,7 +218,7 @@ def goodness(
         raise ValueError(f"counts and shares must pair up, two or more, got shapes {x.shape} and {pi.shape}")
     if (pi <= 0).any():
         raise ValueError(f"shares must be positive, got {pi.min():g}: a cell that is promised nothing must be left out")
-    n, pi, drawn = x.sum(), pi / pi.sum(), None
+    runs, n, pi, drawn = random_tables(runs), x.sum(), pi / pi.sum(), None
     if n == 0:
         return NotEnough(1, 0, "nothing has been counted yet")
     e = n * pi
@@ -220,7 +229,7 @@ def goodness(
     w = math.sqrt(float(misfit(x, e, "chi2")) / n)
     return judged(x, e, x.size - 1, (x - e) / np.sqrt(e * (1 - pi)), w, alpha, measure, drawn)
 
-# %% ../../../nbs/stats/08_count.ipynb #5ec3a1ea
+# %% ../../../nbs/stats/08_count.ipynb #7446c8ff
 @dataclass(frozen=True, slots=True)
 class Events:
     "Events in an exposure (hours, requests, machine-days); shards add up."
@@ -229,9 +238,11 @@ class Events:
     exposure: float = 0.0  # in any unit, the same for both arms
 
     def __post_init__(self):
-        if self.k != int(self.k) or self.k < 0:
+        object.__setattr__(self, "k", tally(self.k, "k"))
+        object.__setattr__(self, "exposure", real(self.exposure, "exposure", "be finite"))
+        if self.k < 0:
             raise ValueError(f"k must be a whole number of 0 or more, got k={self.k}")
-        if not 0 <= self.exposure < math.inf or (self.k and not self.exposure):
+        if self.exposure < 0 or (self.k and not self.exposure):
             raise ValueError(
                 f"exposure must be finite, and positive with events, got {self.exposure} with {self.k} events"
             )
