@@ -121,10 +121,13 @@ def test_dropping_takes_whole_rows():
         (3, [math.nan], [[1.0]]),
         (-1, [1.0], [[1.0]]),
         (3, [1.0, 2.0], [[1.0]]),
+        (math.nan, [1.0], [[1.0]]),
+        (3, [1.0, 2.0], [[1.0, 5.0], [5.0, 1.0]]),
+        (3, [1.0, 2.0], [[1.0, 0.5], [0.2, 1.0]]),
     ],
 )
 def test_an_impossible_summary_is_refused(bad):
-    with pytest.raises(ValueError, match="Joint must have"):
+    with pytest.raises(ValueError, match=r"Joint must have|n must be a finite number|comoment must"):
         Joint(*bad)
 
 
@@ -142,3 +145,52 @@ def test_clusters_of_any_kind_of_name_have_the_same_sums(rows, kind):
 def test_a_row_without_a_cluster_is_refused():
     with pytest.raises(ValueError, match="clusters must name a cluster for every row, got 1 NaN of 2"):
         clustered([1.0, 2.0], [math.nan, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (np.array(["a", None], dtype=object), "got 1 NaN of 2"),
+        (np.array([math.nan, 1], dtype=object), "got 1 NaN of 2"),
+        (np.array(["a", 1], dtype=object), "clusters must be of one kind, numbers or text"),
+        (None, "clusters must name a cluster for every row, got 1 NaN of 1"),
+        (np.ma.masked_array([1, 2], [0, 1]), "got 1 NaN of 2"),
+    ],
+)
+def test_clusters_without_a_name_or_of_two_kinds_are_refused(ids, message):
+    with pytest.raises(ValueError, match=message):
+        clustered([1.0, 2.0], ids)
+
+
+def test_a_summary_is_a_copy_that_nobody_can_change():
+    mean, comoment = np.array([1.0, 2.0]), np.eye(2)
+    j = Joint(3, mean, comoment)
+    mean[0] = comoment[0, 0] = 99
+    assert j == Joint(3, [1.0, 2.0], np.eye(2))
+    for own in (j.mean, j.comoment, j.tail):
+        with pytest.raises(ValueError, match="read-only"):
+            own[0] = 99
+
+
+@pytest.mark.parametrize(
+    ("totals", "products", "message"),
+    [
+        ([5.0, 2.0], [[30.0, 1.0]], "products must be 2 rows of 2"),
+        ([5.0, 2.0], [[30.0, 1.0], [3.0]], "products must be 2 rows of 2"),
+        ([math.inf], [[3.0]], "must be a finite number where n=5, got total=inf"),
+        ([5.0, 2.0], [[30.0, math.inf], [math.inf, 8.0]], "products must hold finite numbers, got inf"),
+        ([5.0, 2.0], [[30.0, None], [None, 8.0]], "products must hold finite numbers, got None"),
+    ],
+)
+def test_sums_that_do_not_fit_are_refused(totals, products, message):
+    with pytest.raises(ValueError, match=message):
+        joint_of_sums(5, totals, products)
+
+
+def test_sums_in_numpys_numbers_can_be_saved():
+    whole = np.int64(5), np.array([5, 2]), np.array([[30, 1], [1, 8]])
+    j = joint_of_sums(*whole)
+    assert Joint.from_dict(json.loads(json.dumps(j.to_dict()))) == j == joint_of_sums(5, [5, 2], [[30, 1], [1, 8]])
+    big = 2**40  # whose square no int64 holds
+    sums = np.array([3 * big, 3 * big]), [[3 * big**2 + 2] * 2] * 2
+    assert joint_of_sums(3, *sums).comoment.tolist() == [[2.0, 2.0], [2.0, 2.0]]

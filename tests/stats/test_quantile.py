@@ -188,6 +188,14 @@ def test_quantiles_are_judged_for_equivalence_like_means():
         ({"clusters": [[1, 2]]}, "clusters must be two columns, of control and of treatment, got 1"),
         ({"clusters": [[1, 2], [3]]}, "clusters of control must name one cluster for each value, got 2 for 99 values"),
         ({"side": "two"}, "side must be one of"),
+        (
+            {"clusters": [[math.nan] * 10 + list(range(89)), range(88)]},
+            "clusters of control must name a cluster for every row, got 10 NaN of 99",
+        ),
+        (
+            {"clusters": [range(99), np.array([None] * 3 + ["a"] * 85, dtype=object)]},
+            "clusters of treatment must name a cluster for every row, got 3 NaN of 88",
+        ),
     ],
 )
 def test_bad_input_is_named(how, words):

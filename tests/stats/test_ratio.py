@@ -155,3 +155,9 @@ def test_a_ratio_of_nothing_is_refused():
     with pytest.raises(ValueError, match="below the line must not be 0"):
         linearized(Joint.of([1.0], [0.0]))
     assert isinstance(linearized(Joint.of([1.0, 2.0], [1.0, 1.0])), Moments)
+
+
+@pytest.mark.parametrize("clusters", [None, ([1, 2, 3],), 5])
+def test_clusters_that_are_not_two_columns_are_refused(clusters):
+    with pytest.raises(ValueError, match="clusters must be two columns, of control and of treatment, got"):
+        clustered_means([1.0, 2, 3], [1.0, 2, 3], clusters=clusters)

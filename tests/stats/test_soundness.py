@@ -135,6 +135,8 @@ def test_too_few_units_are_not_called_sound(method):
         ({"a": -1}, HALVES, "whole numbers and not negative"),
         ({"a": 1.5}, HALVES, "whole numbers and not negative"),
         ({"a": math.nan}, HALVES, "whole numbers and not negative"),
+        ({"a": None}, HALVES, "whole numbers and not negative"),
+        ({"a": 1}, {"a": None, "b": 1.0}, "shares must"),
         ({"a": 1}, {"a": 0.5, "b": 0.4}, "shares must"),
         ({"a": 1}, {}, "shares must"),
         ({"a": 1}, {"a": math.nan, "b": 1.0}, "shares must"),
@@ -294,3 +296,10 @@ def test_comparisons_without_an_answer_are_no_answer():
         a_a(np.zeros(50), welch, 10)
     with pytest.raises(ValueError, match="one unit for each of the 50 rows"):
         a_a(np.zeros(50), welch, units=[1, 2])
+
+
+@pytest.mark.parametrize("unit", [2.0**-664, 2.0**600])
+def test_balance_does_not_depend_on_how_small_a_unit_is(unit):
+    arms = np.array([1.0, 2.0, 3.0]), np.array([4.0, 4.0, 4.0])
+    tiny, plain = (balance(*({"x": x * k} for x in arms)) for k in (unit, 1.0))
+    assert math.isclose(tiny.p_value, plain.p_value) and tiny.verdict == "sound"

@@ -25,7 +25,7 @@ Docs: https://seatrial.github.io/seatrial/stats/quantile.html.md"""
 __all__ = ['Ordered', 'scores', 'at', 'window', 'quantile_design', 'pairs', 'change', 'least', 'surprise', 'rows_needed',
            'ordered', 'unbounded', 'share_above', 'quantile_answer', 'quantiles']
 
-# %% ../../../nbs/stats/07_quantile.ipynb #b34400bf
+# %% ../../../nbs/stats/07_quantile.ipynb #fa2c44a3
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,6 +35,7 @@ from numpy.typing import ArrayLike
 from scipy import special, stats
 
 from .comparison import SIDES, Comparison, NotEnough, number, one_of, rate
+from .joint import coded
 from .moments import finite
 from .proportion import cohens_h
 from .rank import cut
@@ -106,7 +107,7 @@ def window(
     place = np.arange(max(0, first(-z) - 1), min(len(arm.x), first(z) + 1))
     return arm.x[place], scores(arm, place)
 
-# %% ../../../nbs/stats/07_quantile.ipynb #3fbec32b
+# %% ../../../nbs/stats/07_quantile.ipynb #e8ebafdd
 def quantile_design(
     x: np.ndarray,  # (n,) values
     q: float,  # which quantile
@@ -114,11 +115,10 @@ def quantile_design(
     name: str = "clusters",  # what to call it in an error
 ) -> tuple[float, int]:  # design effect, at least 1; how many clusters
     "How many rows tell as much about a quantile as one independent row (Deng, Knoblich & Lu 2018)."
-    ids = np.asarray(clusters)
-    if ids.shape != x.shape:
-        raise ValueError(f"{name} must name one cluster for each value, got {ids.size} for {x.size} values")
-    code = np.unique(ids, return_inverse=True)[1]
-    size = np.bincount(code).astype(float)
+    if np.shape(clusters) != x.shape:
+        raise ValueError(f"{name} must name one cluster for each value, got {np.size(clusters)} for {x.size} values")
+    code, size = coded(clusters, name)
+    size = size.astype(float)
     many, value = len(size), np.quantile(x, q)
     below = x <= value if x.max() > value else x < value
     p = below.mean()
@@ -193,7 +193,7 @@ def rows_needed(
         n += step if special.betainc(below, 0.5 / design + 0.5, max(q, 1 - q)) > tail else 0
     return n + 1
 
-# %% ../../../nbs/stats/07_quantile.ipynb #432cf0c0
+# %% ../../../nbs/stats/07_quantile.ipynb #7285867f
 def ordered(
     x: ArrayLike,  # a sample
     q: float,  # which quantile

@@ -16,8 +16,9 @@ Docs: https://seatrial.github.io/seatrial/stats/ratio.html.md"""
 # %% auto #0
 __all__ = ['linearized', 'effective', 'weighing', 'pair', 'too_few', 'ratio_of_means', 'clustered_means', 'design_effect']
 
-# %% ../../../nbs/stats/05_ratio.ipynb #71b81790
+# %% ../../../nbs/stats/05_ratio.ipynb #890a3466
 import math
+from collections.abc import Sized
 from dataclasses import replace
 
 import numpy as np
@@ -99,7 +100,7 @@ def ratio_of_means(
     g = hedges(linearized(c), linearized(t))
     return replace(found, n_control=c.n, n_treatment=t.n, method="ratio of means", standardized=g)
 
-# %% ../../../nbs/stats/05_ratio.ipynb #611b02e6
+# %% ../../../nbs/stats/05_ratio.ipynb #7c199b41
 def clustered_means(
     control: ArrayLike,  # (rows,) values of the reference arm
     treatment: ArrayLike,  # (rows,) values of the other arm
@@ -111,6 +112,8 @@ def clustered_means(
     null: float = 0.0,  # effect that is tested, on the scale that was asked for
 ) -> Comparison | NotEnough:  # effect = treatment - control; n_control and n_treatment count clusters
     "Compare the means of rows that come in clusters, each cluster in one arm, looked at once."
+    if (many := len(clusters) if isinstance(clusters, Sized) else 0) != 2:
+        raise ValueError(f"clusters must be two columns, of control and of treatment, got {many}")
     c, t = clustered(control, clusters[0]), clustered(treatment, clusters[1])
     found = ratio_of_means(c, t, alpha, side=side, relative=relative, null=null)
     return found if isinstance(found, NotEnough) else replace(found, method="means of clusters")

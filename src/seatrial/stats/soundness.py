@@ -22,14 +22,16 @@ Docs: https://seatrial.github.io/seatrial/stats/soundness.html.md"""
 
 # %% auto #0
 __all__ = ['METHODS', 'Check', 'judged', 'promised', 'mismatch', 'ways', 'exact_split', 'split_test', 'sample_ratio', 'Gap',
-           'apart', 'hotelling', 'balance', 'Trend', 'trend', 'novelty', 'by_lot', 'a_a', 'grouped', 'uniform']
+           'apart', 'hotelling', 'unit_of', 'in_range', 'balance', 'Trend', 'trend', 'novelty', 'by_lot', 'a_a',
+           'grouped', 'uniform']
 
-# %% ../../../nbs/stats/18_soundness.ipynb #c62e914d
+# %% ../../../nbs/stats/18_soundness.ipynb #cf82f171
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from math import exp, lgamma, log
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -71,17 +73,21 @@ def judged(
     verdict = "not enough data" if math.isnan(p_value) else "suspect" if p_value <= alpha else "sound"
     return Check(name, verdict, p_value, alpha, words, details)
 
-# %% ../../../nbs/stats/18_soundness.ipynb #5b056453
+# %% ../../../nbs/stats/18_soundness.ipynb #080952c0
 def promised(
     counts: Mapping[str, int],  # variant -> distinct units that arrived
     shares: Mapping[str, float],  # variant -> share that was asked for, adding up to 1
 ) -> dict[str, int]:  # variant -> count, every variant in it
     "Counts that belong to the shares, checked."
-    if not shares or not all(0 <= s <= 1 for s in shares.values()) or abs(sum(shares.values()) - 1) > 1e-9:
+    if (
+        not shares
+        or not all(isinstance(s, Real) and 0 <= s <= 1 for s in shares.values())
+        or abs(sum(shares.values()) - 1) > 1e-9
+    ):
         raise ValueError(f"shares must lie between 0 and 1 and add up to 1, got {dict(shares)}")
     if unknown := set(counts) - set(shares):
         raise ValueError(f"counts must be of the variants {sorted(shares)}, got also {sorted(unknown)}")
-    if wrong := {v: k for v, k in counts.items() if not (k >= 0 and float(k).is_integer())}:
+    if wrong := {v: k for v, k in counts.items() if not (isinstance(k, Real) and k >= 0 and float(k).is_integer())}:
         raise ValueError(f"counts must be whole numbers and not negative, got {wrong}")
     return {v: int(counts.get(v, 0)) for v in shares}
 
@@ -209,7 +215,28 @@ def hotelling(
     t2 = control.n * treatment.n / n * float((d * d / size[kept]).sum())
     return float(stats.f.sf((n - r - 1) / ((n - 2) * r) * t2, r, n - r - 1))
 
-# %% ../../../nbs/stats/18_soundness.ipynb #67f19482
+# %% ../../../nbs/stats/18_soundness.ipynb #fe59eeb6
+def unit_of(
+    *columns: ArrayLike,  # one covariate in each arm
+) -> int:  # the power of 2 to measure it in; 0 where its squares are floats anyway
+    "How large a covariate is, if that matters."
+    columns = [np.asarray(x) for x in columns]
+    if any(x.dtype.kind != "f" for x in columns):
+        return 0
+    largest = max(float(np.abs(x).max(initial=0)) for x in columns)
+    return math.frexp(largest)[1] if 0 < largest < 1e-100 or 1e100 < largest < math.inf else 0
+
+# %% ../../../nbs/stats/18_soundness.ipynb #61722b6a
+def in_range(
+    *arms: Joint | Mapping[str, ArrayLike],  # covariates of each arm
+) -> list:  # the same, in units in which a square is a float
+    "Covariates whose squares neither vanish nor overflow."
+    if any(isinstance(arm, Joint) or set(arm) != set(arms[0]) for arm in arms):
+        return list(arms)
+    units = {name: unit_of(*(arm[name] for arm in arms)) for name in arms[0]}
+    return [{v: np.ldexp(x, -units[v]) if units[v] else x for v, x in arm.items()} for arm in arms]
+
+# %% ../../../nbs/stats/18_soundness.ipynb #be91639b
 def balance(
     control: Joint | Mapping[str, ArrayLike],  # covariate -> (n,) values, measured before the assignment
     treatment: Joint | Mapping[str, ArrayLike],  # the same covariates of the other arm
@@ -217,7 +244,7 @@ def balance(
 ) -> Check:  # details: a `Gap` for each covariate, the largest first
     "Are two arms alike in what was there before?"
     alpha = rate(alpha, "alpha")
-    c, t = (x if isinstance(x, Joint) else Joint.of(x) for x in (control, treatment))
+    c, t = (x if isinstance(x, Joint) else Joint.of(x) for x in in_range(control, treatment))
     if c.columns != t.columns:
         raise ValueError(f"control and treatment must have the same covariates, got {c.columns} and {t.columns}")
     if min(c.n, t.n) < 2:
