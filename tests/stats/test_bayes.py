@@ -226,6 +226,8 @@ def test_no_noise_is_no_answer_but_a_prior_gives_one():
     [
         (lambda: Beta(0, 1), "a and b of a Beta must be positive"),
         (lambda: Beta(math.nan, 1), "a and b of a Beta must be positive"),
+        (lambda: Beta("a", 1), "a and b of a Beta must be positive"),
+        (lambda: Beta(3, 3).after(7, 5), "k must be between 0 and n=5, got k=7"),
         (lambda: Normal(math.inf), "mean must be a finite number"),
         (lambda: Normal(weight=-1), "must not be negative"),
         (lambda: Normal(sd=math.nan), "must not be negative"),
@@ -273,3 +275,17 @@ def test_the_answer_states_its_prior():
     assert "prior: Beta(2, 30) on each rate" in posterior_rates((1, 9), (2, 9), prior=Beta(2, 30))._repr_markdown_()
     told = posterior_means([1, 2.0], [3, 4.5], prior=Normal(1, 2, 3, math.inf))._repr_markdown_()
     assert "mean 1 worth 2 units, noise known to be 3" in told
+
+
+@given(st.floats(0.003, 0.5), st.floats(0.003, 0.5), st.integers(0, 20))
+@settings(max_examples=30, deadline=None)
+def test_even_arms_are_even_however_little_the_prior_weighs(a, b, k):
+    arm = Beta(a, b).after(k, 20)
+    assert np.allclose(chances(arm, arm), 0.5, rtol=1e-8)
+    assert math.isclose(posterior_rates((10, 10), (10, 10), prior=Beta(0.01, 0.01)).win, 0.5, rel_tol=1e-8)
+
+
+def test_beliefs_close_to_one_are_compared_as_their_mirror_images_close_to_zero():
+    high = chances(Beta(10.01, 0.02), Beta(10.5, 0.01))
+    assert np.allclose(high, chances(Beta(0.02, 10.01), Beta(0.01, 10.5))[::-1], rtol=1e-9)
+    assert math.isclose(sum(high), 1, rel_tol=1e-9) and high[0] > 0.6
