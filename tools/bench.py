@@ -359,7 +359,7 @@ def bets_on_rates(share):
 
 def waits(runs=5000, effect=0.1, length=16_000):
     "Mean stopping time beside that of an oracle, which knows noise and effect, for bets of wrong sizes."
-    from seatrial.stats.sequential import BLEND, ONE, reach
+    from seatrial.stats.mixture import BLEND, ONE, reach
 
     steps, rng = np.arange(2, length + 1), np.random.default_rng(0)
     best = 1.4 * effect**2  # mixture variance that stops earliest on average: found by trying, and flat around it

@@ -213,7 +213,7 @@ def test_a_class_too_long_for_a_line_is_named_by_its_fields():
 @pytest.mark.parametrize(
     ("written", "shown"),
     [
-        ("[shift](../drift/05_shift.ipynb#psi)", "[shift](../drift/shift.html#psi)"),
+        ("[shift](../drift/09_shift.ipynb#psi)", "[shift](../drift/shift.html#psi)"),
         ("[licence](../../LICENSE)", "[licence](https://github.com/seatrial/seatrial/blob/main/LICENSE)"),
         ("![x](../images/voyage.svg)", "![x](../images/voyage.svg)"),
         ("[out](https://example.org/a.ipynb)", "[out](https://example.org/a.ipynb)"),

@@ -10,6 +10,7 @@ from statsmodels.stats.power import NormalIndPower, TTestIndPower, TTestPower
 from statsmodels.stats.proportion import power_proportions_2indep
 
 from seatrial.stats.group import inflation, obrien_fleming, pocock, spending
+from seatrial.stats.mixture import evidence, mixture
 from seatrial.stats.planning import (
     Always,
     Metric,
@@ -30,7 +31,7 @@ from seatrial.stats.planning import (
     ratios,
     required_n,
 )
-from seatrial.stats.sequential import Arm, evidence, mixture, standing
+from seatrial.stats.sequential import Arm, standing
 
 SIDES = {"two-sided": "two-sided", "greater": "larger", "less": "smaller"}
 METRICS = [
