@@ -213,7 +213,7 @@ def tail_of_u(
     sd = spread_of_u(n_control, n_treatment, ties)
     return float(stats.norm.sf((u - n_control * n_treatment / 2 - 0.5) / sd)) if sd else 1.0
 
-# %% ../../../nbs/stats/06_rank.ipynb #13e0c19a
+# %% ../../../nbs/stats/06_rank.ipynb #93723c30
 def wins_needed(
     n_control: int,  # values
     n_treatment: int,  # values
@@ -223,8 +223,7 @@ def wins_needed(
 ) -> int:  # smallest U that is rejected; may be more than there are pairs
     "How many pairs must be won to be surprising."
     if exact is not None:
-        tails = np.cumsum(exact[::-1])[::-1]  # of u wins or more
-        return int(np.searchsorted(-tails, -tail))
+        return int(np.searchsorted(-np.cumsum(exact[::-1])[::-1], -tail))  # tails of u wins or more
     sd = spread_of_u(n_control, n_treatment, ties)
     return math.ceil(n_control * n_treatment / 2 + 0.5 + float(stats.norm.isf(tail)) * sd)
 
