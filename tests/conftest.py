@@ -1,12 +1,14 @@
-"What every test shares: a place of its own for artifacts, and an order that runs first what changed last."
+"What every test shares: a place of its own for artifacts, an order that runs first what changed last, a line a file."
 
 import shutil
 import subprocess
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+TOGETHER = ("serve", "docs", "operate")  # rooms whose tests share one server, one site or one registry
 
 
 def changed_files():
@@ -33,6 +35,56 @@ def pytest_collection_modifyitems(items):
         return 0 if path in changed else 1 if room in rooms else 2
 
     items.sort(key=rank)
+    for item in items:
+        if "notebook" not in getattr(item, "fixturenames", ()):
+            room, file = item.path.parent.name, item.path.relative_to(ROOT).as_posix()
+            item.add_marker(pytest.mark.xdist_group(room if room in TOGETHER else file))
+
+
+class Lines:
+    "One line for each file or notebook when its last test is over, in place of a dot for each test."
+
+    def __init__(self, config):
+        self.plugins = config.pluginmanager
+        self.left, self.seconds, self.outcomes = Counter(), Counter(), {}
+
+    def write(self, line):
+        self.plugins.get_plugin("terminalreporter").write_line(line)
+
+    @staticmethod
+    def name(nodeid):
+        file, _, test = nodeid.partition("::")
+        return test.partition("[")[2].partition("]")[0] if file.endswith("test_notebooks.py") else file
+
+    def expect(self, nodeids):
+        self.left = self.left or Counter(map(self.name, nodeids))
+
+    def pytest_xdist_node_collection_finished(self, ids):
+        self.expect(ids)
+
+    def pytest_collection_finish(self, session):
+        self.expect([item.nodeid for item in session.items])
+
+    def pytest_report_teststatus(self, report):
+        return ("passed", "", "") if report.when == "call" and report.passed else None
+
+    def pytest_runtest_logreport(self, report):
+        name = self.name(report.nodeid)
+        self.seconds[name] += report.duration
+        if report.failed:
+            self.write(f"FAILED {report.nodeid}")
+        if report.when == "call" or not report.passed:
+            self.outcomes.setdefault(name, Counter())[report.outcome] += 1
+        if report.when == "teardown":
+            self.left[name] -= 1
+            if not self.left[name]:
+                found = ", ".join(f"{n} {outcome}" for outcome, n in self.outcomes[name].items())
+                self.write(f"{self.seconds[name]:6.1f} s  {name}: {found}")
+
+
+def pytest_configure(config):
+    if not hasattr(config, "workerinput") and config.getoption("verbose") < 1:
+        config.pluginmanager.register(Lines(config), "lines")
 
 
 @pytest.fixture

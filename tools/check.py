@@ -4,6 +4,7 @@ usage: python tools/check.py [--static]
 """
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -20,11 +21,11 @@ def say(text):
     print(f"\n── {text}", flush=True)
 
 
-def call(title, *command):
+def call(title, *command, **environment):
     "Run one step, show its output, return whether it passed."
     say(title)
     start = time.monotonic()
-    good = subprocess.run([str(c) for c in command], cwd=ROOT).returncode == 0
+    good = subprocess.run([str(c) for c in command], cwd=ROOT, env=os.environ | environment).returncode == 0
     print(f"   {'ok' if good else 'FAILED'} after {time.monotonic() - start:.1f} s", flush=True)
     return good
 
@@ -52,7 +53,11 @@ def tests():
     "Notebooks and tests in one run; prints the line that continuous integration reads."
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "junit.xml"
-        good = call("notebooks and tests", BIN / "python", "-m", "pytest", "tests", f"--junitxml={report}")
+        workers = min(4, os.cpu_count() or 1)
+        pytest = [BIN / "python", "-m", "pytest", "tests", f"--junitxml={report}"]
+        pytest += ["-n", workers, "--dist", "loadgroup", "--no-loadscope-reorder"]
+        title = f"notebooks and tests, {workers} at a time, one thread each"
+        good = call(title, *pytest, OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
         suite = ET.parse(report).getroot().find("testsuite").attrib if report.exists() else {}
     total, bad, skipped = (
         sum(int(suite.get(k, 0)) for k in keys) for keys in (["tests"], ["failures", "errors"], ["skipped"])
