@@ -175,3 +175,43 @@ def test_the_travelled_distance_is_told_in_spreads_of_the_reference():
 def test_dropping_holes_is_asked_for_and_counted():
     found = numbers([1.0, 2, math.nan, 4], [1.0, 2, 3], missing="drop")
     assert found["ks"].n_reference == 3
+
+
+@pytest.mark.parametrize("test", ["anderson-darling", "cramer-von-mises", "wasserstein"])
+def test_one_odd_row_has_the_chance_that_fisher_gives_it(test):
+    r, c = np.repeat([0.0, 1.0], [99_900, 100]), np.repeat([0.0, 1.0], [49, 1])
+    exact = stats.fisher_exact([[99_900, 100], [49, 1]]).pvalue
+    for one, other in ((r, c), (c, r), (1 - r, 1 - c)):
+        assert distance(one, other, test).p_value == pytest.approx(exact, rel=1e-6)
+    assert distance(r, np.repeat([0.0, 1.0], [40, 10]), test).p_value < 1e-15
+
+
+@pytest.mark.parametrize("rate", [0.0005, 0.01, 0.05])
+def test_rare_values_do_not_cry_wolf(rate):
+    rng, alarms = np.random.default_rng(5), []
+    for _ in range(400):
+        r, c = (np.where(rng.random(n) < rate, rng.exponential(size=n), 0.0) for n in (5000, 50))
+        alarms.append([d.p_value <= 0.01 for d in numbers(r, c, (*RANKS, "wasserstein")).values()])
+    assert np.mean(alarms, axis=0).max() <= 0.01 + 3 * math.sqrt(0.01 * 0.99 / 400)
+
+
+def test_rare_values_hide_no_shift_of_the_others():
+    rng = np.random.default_rng(6)
+    r, c = rng.choice([0.0, 1.0, 99.0], 5000, p=[0.5, 0.495, 0.005]), rng.choice([0.0, 1.0], 50, p=[0.15, 0.85])
+    assert anderson(r, c).p_value < 1e-3 and cramer(r, c).p_value < 1e-3
+
+
+@pytest.mark.parametrize("power", [-1060, -990, 990, 1020])
+def test_no_distance_depends_on_the_unit(power):
+    rng = np.random.default_rng(7)
+    x, y = rng.normal(size=200).round(2), rng.normal(0.2, 1, size=100).round(2)
+    plain, scaled = (numbers(a, b, NUMBERS) for a, b in ((x, y), (np.ldexp(x, power), np.ldexp(y, power))))
+    for test in NUMBERS:
+        assert scaled[test].value == pytest.approx(plain[test].value, rel=1e-3)
+        assert scaled[test].p_value == pytest.approx(plain[test].p_value, rel=1e-3)
+
+
+def test_a_constant_that_is_no_sum_of_halves_has_no_spread():
+    assert wasserstein([0.1] * 1000, [0.1] * 500 + [0.2] * 500).value == pytest.approx(
+        wasserstein([1.0] * 1000, [1.0] * 500 + [2.0] * 500).value
+    )

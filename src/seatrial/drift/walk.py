@@ -196,16 +196,17 @@ def darling(
     high = np.polyval([0.0003146, -0.008056, 0.082433, -0.43424, 2.30695, -1.0776], x)
     return -math.expm1(-math.exp(-high))
 
-# %% ../../../nbs/drift/03_walk.ipynb #d2205559
+# %% ../../../nbs/drift/03_walk.ipynb #347ac3bc
 def p_of_squares(
     statistic: float,  # n m / N times the integral
     h: np.ndarray,  # (K,) heights of the pooled staircase, rising, the last is 1
     total: int,  # rows of both samples
     tails: bool,  # whether the squares are divided by H (1 - H)
+    counts: np.ndarray | bool = True,  # (K,) which steps the statistic is taken over
 ) -> float:  # p-value
     "The statistic with the mean and variance that the ties leave it, looked up in the limit."
-    mass, inner = np.diff(h, prepend=0)[h < 1], h[h < 1]
-    if inner.size == 0:
+    mass, inner = (np.diff(h, prepend=0) * counts)[h < 1], h[h < 1]
+    if not mass.any():
         return 1.0
     mass = mass / (inner * (1 - inner)) if tails else mass
     c = total / (total - 1)
@@ -217,7 +218,7 @@ def p_of_squares(
     )
     return min(1.0, law(centre + (statistic - mean) * sd / (c * math.sqrt(2 * pairs))))
 
-# %% ../../../nbs/drift/03_walk.ipynb #b774ea00
+# %% ../../../nbs/drift/03_walk.ipynb #7d608f05
 def p_of_area(
     area: float,  # reached, between the ends
     z: np.ndarray,  # (K,) values, rising
@@ -230,6 +231,7 @@ def p_of_area(
     weight = width * np.sqrt(high * (1 - high) * (n + m) ** 2 / (n * m * (n + m - 1.0)))
     if weight.sum() <= 0:
         return 1.0
+    area, weight = area / weight.max(), weight / weight.max()  # squares must neither overflow nor vanish
     odds = np.sqrt(high / (1 - high))
     rho = np.minimum(1.0, np.minimum.outer(odds, odds) / np.maximum.outer(odds, odds))
     square = float(weight @ (2 / math.pi * (np.sqrt(1 - rho**2) + rho * np.arcsin(rho))) @ weight)
@@ -242,11 +244,14 @@ def p_of_area(
     far = 2 * stats.norm.sf(area / math.sqrt(weight @ rho @ weight))
     return max(float(far), float(special.gammaincc(shape, shape * area**2 / square)))
 
-# %% ../../../nbs/drift/03_walk.ipynb #63ce3744
+# %% ../../../nbs/drift/03_walk.ipynb #4f4eca4a
 def spread(
     x: np.ndarray,  # (n,) sorted reference
     y: np.ndarray,  # (m,) sorted current values
 ) -> float:  # > 0, or 0 where all values are one
     "The reference's spread: of its middle half, or if that is one value its standard deviation, or that of all."
     quarter = x[(x.size - 1) * 3 // 4] - x[(x.size - 1) // 4]
-    return float(quarter / 1.3489795 or x.std() or np.concatenate([x, y]).std())
+    if quarter > 0:
+        return float(quarter) / 1.3489795
+    constant = x[0] == x[-1]  # asked of the values: the rounded deviation of equal ones need not be 0
+    return float((np.concatenate([x, y]) - x[0]).std() if constant else x.std())
