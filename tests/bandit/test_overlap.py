@@ -31,6 +31,10 @@ def made(n, seed=0, p=(0.5, 0.3, 0.2), **more):
         ({"least": 0.3}, "propensity must be at least 0.3"),
         ({"contexts": [1.0]}, "contexts must be a label or a row of numbers for each of 2 rows"),
         ({"contexts": [1.0, np.inf]}, "contexts must be finite"),
+        ({"contexts": ["x", None]}, "contexts must be labels of one kind or rows of numbers, got NoneType, str"),
+        ({"contexts": [{"market": "de"}, {"market": "fr"}]}, "contexts must be labels .* got dict"),
+        ({"contexts": np.array([1, "x"], object)}, "contexts must be labels .* got int, str"),
+        ({"propensities": [0.5, 1e-160]}, "propensity must be at least 1e-100, got 1e-160 in row 1"),
         ({"contexts": ["x", "y"], "names": ["age"]}, "names must be one for each number"),
     ],
 )
@@ -55,6 +59,32 @@ def test_a_function_of_the_context_gives_the_table_it_stands_for():
     by_name = aimed(named, lambda c: [0, 0, 1] if c["age"] > 20 else [1, 0, 0])
     assert np.array_equal(by_name[:, 2], np.arange(50) > 10)
     assert np.array_equal(aimed(made(50), lambda c: [1, 0, 0]), np.tile([1, 0, 0], (50, 1)))
+
+
+def test_a_function_that_does_not_know_a_context_is_named():
+    log = made(4, contexts=["x", "x", "new", "x"])
+    with pytest.raises(ValueError, match="target must give 3 probabilities for every context, got None for 'new'"):
+        aimed(log, {"x": [0.2, 0.3, 0.5]}.get)
+
+
+@pytest.mark.parametrize("contexts", [None, [], np.empty((0, 2))])
+def test_a_function_may_be_asked_about_an_empty_log(contexts):
+    assert isinstance(overlap(made(0, contexts=contexts), lambda _: [1, 0, 0]), NotEnough)
+
+
+def test_a_log_cannot_be_changed_behind_its_back():
+    p, y = np.array([0.5, 0.5]), np.array([0.0, 1.0])
+    log = Log(("a", "b"), ["a", "b"], y, p)
+    p[0], y[0] = 0, 7
+    assert log.propensities.tolist() == [0.5, 0.5] and log.rewards.tolist() == [0, 1]
+    with pytest.raises(ValueError, match="read-only"):
+        log.propensities[0] = 0
+
+
+@pytest.mark.parametrize("below", [np.nan, -0.1, 1.1])
+def test_a_size_of_tiny_that_is_none_is_refused(below):
+    with pytest.raises(ValueError, match="below must lie in"):
+        overlap(made(10), [1, 0, 0], below)
 
 
 @given(st.lists(st.floats(0, 1e3), min_size=1, max_size=30))

@@ -17,7 +17,7 @@ $$\hat V = \frac 1 n \sum_i \hat v_i + \omega_i \, \bigl(r_i - \hat q_i(a_i)\big
 
 `ips` and `dr` are unbiased. The others accept a bias for less variance; where $c$ is not given, it is the one with the smallest estimated error $\widehat{\mathrm{var}} + \widehat{\mathrm{bias}}^2$, the bias estimated by the mean of $(w - \omega)(r - \hat q)$, as Su et al. propose, enlarged by its own standard error.
 
-The model is cross-fitted: no row is predicted by a model that has seen it.
+The model is cross-fitted: no row is predicted by a model that has seen it. Arms that the log never shows are out of reach for every $w$: their share of the target is reported as `unseen`, and is worth nothing to `ips`, the average of the rest to `snips`, and the model's guess to the others.
 
 Assumed: $p_i$ is the true probability given $x_i$; every arm that the target may play had a chance; the reward depends on the context and the arm that was played, on nothing else.
 
@@ -27,9 +27,10 @@ Docs: https://seatrial.github.io/seatrial/bandit/offpolicy.html.md"""
 
 # %% auto #0
 __all__ = ['MODELLED', 'SELF_NORMALIZED', 'CUT', 'ESTIMATORS', 'drawn_means', 'slopes', 'taught', 'crossed', 'tempered', 'Rows',
-           'rows_of', 'chosen_cut', 'squared_error', 'Estimate', 'influence', 'estimate', 'modelled']
+           'rows_of', 'chosen_cut', 'squared_error', 'taken_away', 'Estimate', 'blind_spot', 'influence', 'estimate',
+           'modelled']
 
-# %% ../../../nbs/bandit/09_offpolicy.ipynb #8cf4a73d
+# %% ../../../nbs/bandit/09_offpolicy.ipynb #1faf5c89
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .overlap import Log, aimed, effective, weights
+from .overlap import Log, aimed, beyond, effective, weights
 from ..stats.comparison import NotEnough, one_of
 
 # %% ../../../nbs/bandit/09_offpolicy.ipynb #06232828
@@ -83,15 +84,16 @@ def taught(
     lines = [slopes(there[a == i], y[a == i] - means[i], prior) for i in range(k)]
     return np.clip(means + here @ np.array(lines).T, log.lo, log.hi)
 
-# %% ../../../nbs/bandit/09_offpolicy.ipynb #561d73e8
+# %% ../../../nbs/bandit/09_offpolicy.ipynb #ff9b75f3
 def crossed(
     log: Log,  # what was logged
     folds: int = 5,  # hands into which the rows are dealt
 ) -> np.ndarray:  # (n, k) expected reward of each arm
     "A model's prediction for every row and arm, by a model that has not seen the row."
     rows, found = np.arange(log.n), np.empty((log.n, len(log.arms)))
+    hands = np.random.default_rng(folds).permutation(log.n) % folds
     for hand in range(folds):
-        mine = rows % folds == hand
+        mine = hands == hand
         found[mine] = taught(log, rows[~mine], rows[mine])
     return found
 
@@ -146,32 +148,49 @@ def chosen_cut(
     cuts = [*(levels**2 if estimator == "shrunk-dr" else levels), math.inf]  # sqrt(c): where a weight is halved
     return float(min(cuts, key=lambda c: squared_error(rows, tempered(rows.weights, estimator, c))))
 
-# %% ../../../nbs/bandit/09_offpolicy.ipynb #0bd75f00
+# %% ../../../nbs/bandit/09_offpolicy.ipynb #68f1ec23
 def squared_error(
     rows: Rows,  # weights, expectations, residuals
     omega: np.ndarray,  # (n,) tempered weights
 ) -> float:  # variance + bias squared
     "Estimated mean squared error of an estimate."
-    n, lost = omega.size, (rows.weights - omega) * rows.rest
-    bias = abs(lost.mean()) + lost.std() / math.sqrt(n)
-    return float((rows.base + omega * rows.rest).var() / n + bias**2)
+    return float((rows.base + omega * rows.rest).var() / omega.size + taken_away(rows, omega) ** 2)
 
-# %% ../../../nbs/bandit/09_offpolicy.ipynb #1169bb7c
+
+def taken_away(
+    rows: Rows,  # weights, expectations, residuals
+    omega: np.ndarray,  # (n,) tempered weights
+) -> float:  # >= 0
+    "What cutting the weights may have cost: its estimate, one standard error added (after Su et al. 2020)."
+    lost = (rows.weights - omega) * rows.rest
+    return float(abs(lost.mean()) + lost.std() / math.sqrt(omega.size))
+
+# %% ../../../nbs/bandit/09_offpolicy.ipynb #285f05b7
 @dataclass(frozen=True, slots=True)
 class Estimate:
     "What a target would have earned, a choice."
 
     value: float  # expected reward of the target
-    se: float  # standard error that the rows show; blind to bias
+    se: float  # standard error that the rows show; blind to bias, and takes model and cut as given
     n: int  # rows
     effective_n: float  # how many equally weighted rows would know as much
     estimator: str  # which of ESTIMATORS
     cut: float = math.nan  # where the weights were cut, if they were
+    unseen: float = 0.0  # share of the target on arms that the log never shows
+    bias: float = 0.0  # how much the weights that were cut may have taken away; 0 where none were
 
     def _repr_markdown_(self) -> str:
         cut = "" if math.isnan(self.cut) else f", cut at {self.cut:.4g}"
         rows = f"{self.effective_n:,.0f} effective of {self.n:,} rows"
-        return f"**{self.value:.4g}** ± {self.se:.2g} ({self.estimator}{cut}; {rows})"
+        bias = f", bias up to {self.bias:.2g}" if self.bias else ""
+        return f"**{self.value:.4g}** ± {self.se:.2g} ({self.estimator}{cut}{bias}; {rows}{blind_spot(self.unseen)})"
+
+# %% ../../../nbs/bandit/09_offpolicy.ipynb #ad687081
+def blind_spot(
+    unseen: float,  # share of the target on arms that the log never shows
+) -> str:  # to be put at the end; empty where there is none
+    "A warning of what no row speaks about."
+    return f"; {unseen:.2%} of the target on arms never logged" if unseen else ""
 
 # %% ../../../nbs/bandit/09_offpolicy.ipynb #04f40ae0
 def influence(
@@ -187,7 +206,7 @@ def influence(
         pull = pull - corrected * (omega - 1)
     return float(rows.base.mean()) + corrected, pull
 
-# %% ../../../nbs/bandit/09_offpolicy.ipynb #c3cc1dd6
+# %% ../../../nbs/bandit/09_offpolicy.ipynb #1a3a16ea
 def estimate(
     log: Log,  # what was logged
     target: ArrayLike | Callable,  # (k,) or (n, k) probabilities, or context -> (k,)
@@ -207,8 +226,9 @@ def estimate(
     if e in CUT:
         cut = chosen_cut(rows, e) if cut is None else float(cut)
     value, pull = influence(rows, e, math.inf if cut is None else cut)
-    se = float(pull.std(ddof=1)) / math.sqrt(log.n)
-    return Estimate(value, se, log.n, effective(w), e, math.nan if cut is None else cut)
+    se, cut = float(pull.std(ddof=1)) / math.sqrt(log.n), math.nan if cut is None else cut
+    bias = taken_away(rows, tempered(w, e, cut)) if e in ("dm", *CUT) else 0.0
+    return Estimate(value, se, log.n, effective(w), e, cut, beyond(log, p), bias)
 
 # %% ../../../nbs/bandit/09_offpolicy.ipynb #1ad65248
 def modelled(
