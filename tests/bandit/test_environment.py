@@ -75,6 +75,13 @@ def test_a_linear_mean_is_linear_in_the_features_by_name():
         (lambda: Stationary(["a", "b"], [0.1]), "rates must be one for each of 2 arms, got 1"),
         (lambda: Stationary(["a", "b"], [0.1, math.nan]), "rates must lie in"),
         (lambda: Stationary(["a", "b"], [0.1, 0.2], delay=0.5), "delay must be a whole number"),
+        (lambda: Stationary(["a", "b"], [0.1, 0.2], delay=math.nan), "delay must be a whole number"),
+        (lambda: Stationary(["a", "b"], [0.1, 0.2], delay=math.inf), "delay must be a whole number"),
+        (lambda: Stationary(["a", "b"], [0.1, 0.2], delay=None), "delay must be a whole number"),
+        (lambda: Moving(["a", "b"], {0: [0.1, 0.2], math.nan: [0.1, 0.2]}), "knots must lie at whole steps"),
+        (lambda: Moving(["a", "b"], {0: [0.1, 0.2], "5": [0.1, 0.2]}), "knots must lie at whole steps"),
+        (lambda: Linear(["a", "b"], {"x": [math.nan, 0.1]}, [0.5, 0.5]), r"weights must keep every mean in \[0, 1\]"),
+        (lambda: Segments(["a", "b"], {}), "means must hold at least one segment"),
         (lambda: Moving(["a", "b"], {}), "knots must begin at step 0"),
         (lambda: Moving(["a", "b"], {0: [0.1, 0.2], -4: [0.1, 0.2]}), "knots must begin at step 0"),
         (lambda: Linear(["a", "b"], {"x": [0.1]}, [0.5, 0.5]), "weights must hold one for each of 2 arms"),
@@ -85,3 +92,10 @@ def test_a_linear_mean_is_linear_in_the_features_by_name():
 def test_a_world_that_cannot_be_is_refused(make, rule):
     with pytest.raises(ValueError, match=rule):
         make()
+
+
+def test_a_world_does_not_change_with_what_it_was_made_from():
+    weights = {"x": [0.1, -0.1]}
+    world = Linear(["a", "b"], weights, [0.5, 0.5])
+    weights["x"][0] = 9.0
+    assert world.course(50, np.random.default_rng(0)).rates.max() <= 0.6

@@ -120,10 +120,10 @@ def test_replay_finds_what_an_arm_earns_whatever_the_logged_shares(shares):
     chosen = rng.choice(3, size=20_000, p=shares)
     paid = (rng.random(20_000) < np.array([0.2, 0.6, 0.4])[chosen]).astype(float)
     log = Log("abc", np.array(list("abc"))[chosen], paid, np.array(shares)[chosen])
-    by_chance = replay(EpsilonGreedy("abc", epsilon=1.0), log, rng)
+    by_chance = replay(EpsilonGreedy(list("abc"), epsilon=1.0), log, rng)
     assert abs(by_chance.mean - 0.4) < 4.5 * by_chance.standard_error
     assert abs(by_chance.kept / 20_000 - min(shares)) < 0.01
-    learning = replay(Thompson("abc"), log, rng)
+    learning = replay(Thompson(list("abc")), log, rng)
     assert 0.5 < learning.mean < 0.6 + 4 * learning.standard_error and learning.rows == 20_000
     assert learning._repr_markdown_().startswith("**0.")
 
@@ -133,13 +133,13 @@ def test_replay_hands_the_context_to_the_policy():
     x, chosen = rng.choice(["de", "fr"], size=4000), rng.integers(2, size=4000)
     paid = (rng.random(4000) < np.where((x == "de") == (chosen == 0), 0.8, 0.2)).astype(float)
     log = Log("ab", np.array(list("ab"))[chosen], paid, np.full(4000, 0.5), x)
-    policy = per_segment(Thompson("ab"), "market")
+    policy = per_segment(Thompson(list("ab")), "market")
     assert replay(policy, log, rng, lambda market: {"market": str(market)}).mean > 0.72
 
 
 def test_too_little_to_replay_is_said():
     log = Log("ab", ["a"], [1.0], [0.5])
-    assert isinstance(replay(Thompson("ab"), log, np.random.default_rng(0)), NotEnough)
+    assert isinstance(replay(Thompson(list("ab")), log, np.random.default_rng(0)), NotEnough)
 
 
 @pytest.mark.parametrize(
@@ -149,6 +149,47 @@ def test_a_policy_for_another_world_is_refused(policy):
     with pytest.raises(ValueError, match=r"policy must have the arms a, b and rewards in \[0, 1\], got"):
         play(policy, TWO, 10, np.random.default_rng(0))
     assert sum(policy.n) == 0
+
+
+def test_curves_begin_at_the_first_step_however_many_points_are_asked_for():
+    table = compare({"imed": IMED}, TWO, 10, 2, np.random.default_rng(0))
+    assert table.steps.tolist() == list(range(1, 11))
+    assert (np.diff(table.lost["imed"], axis=1) >= 0).all()
+
+
+def test_a_policy_that_is_handed_out_twice_is_refused():
+    again = Thompson(["a", "b"])
+    with pytest.raises(ValueError, match="makers must build a new policy for every run, got the same again for 'x'"):
+        compare({"x": lambda arms: again}, TWO, 10, 2, np.random.default_rng(0))
+
+
+def test_choices_that_no_row_can_agree_with_are_counted():
+    rng = np.random.default_rng(0)
+    chosen = rng.integers(0, 2, 3000)
+    log = Log("abc", np.array(list("abc"))[chosen], np.zeros(3000), np.full(3000, 0.5))
+    found = replay(EpsilonGreedy(list("abc"), epsilon=1.0), log, rng)
+    assert (
+        found.unseen == pytest.approx(1 / 3, abs=0.04)
+        and "of the choices fell on arms never" in found._repr_markdown_()
+    )
+    named = Log("ab", np.array(list("ab"))[chosen], np.zeros(3000), np.full(3000, 0.5))
+    assert replay(Thompson(list("ab")), named, rng).unseen == 0
+
+
+@pytest.mark.parametrize(
+    ("how", "rule"),
+    [
+        ({"steps": 2.5}, "steps must be a whole number"),
+        ({"runs": 1.5}, "runs must be a whole number"),
+        ({"points": 0}, "points must lie in"),
+        ({"points": 1.5}, "points must be a whole number"),
+        ({"makers": {}}, "makers must name at least one policy"),
+    ],
+)
+def test_a_table_of_nothing_is_refused(how, rule):
+    given = {"makers": {"x": Thompson}, "steps": 10, "runs": 2, "points": 5} | how
+    with pytest.raises(ValueError, match=rule):
+        compare(given["makers"], TWO, given["steps"], given["runs"], np.random.default_rng(0), given["points"])
 
 
 def test_a_horizon_or_a_number_of_runs_below_one_is_refused():

@@ -44,7 +44,7 @@ class Course:
         "What an arm pays at step t when it is played for the k-th time, counted from 0."
         return float(self.luck[k, a] < self.rates[t, a])
 
-# %% ../../../nbs/bandit/11_environment.ipynb #6f9df8da
+# %% ../../../nbs/bandit/11_environment.ipynb #a03afc4b
 @dataclass(frozen=True, slots=True)
 class Environment:
     "A world in which policies are tried."
@@ -61,7 +61,7 @@ class Environment:
         raise NotImplementedError
 
     def best(self, t: int) -> float:
-        "The mean reward of the best arm at a step."
+        "The best arm's mean reward at a step, before it is known who comes; a course knows it for its visitors."
         return max(self.rates(t))
 
     def reward(self, arm: str, t: int, rng: np.random.Generator) -> float:
@@ -76,14 +76,16 @@ class Environment:
         "Mean reward of each arm at each step, (steps, arms)."
         return np.array([self.rates(t) for t in range(steps)])
 
-# %% ../../../nbs/bandit/11_environment.ipynb #9ca252ff
+# %% ../../../nbs/bandit/11_environment.ipynb #98b75ca9
 def begin(
     world: Environment,  # just made
 ) -> None:
     "Check a world's arms and delay."
     object.__setattr__(world, "arms", named(world.arms))
-    if world.delay != int(world.delay) or world.delay < 0:
-        raise ValueError(f"delay must be a whole number of steps >= 0, got delay={world.delay}")
+    d = world.delay
+    if not isinstance(d, int | float | np.integer) or not 0 <= d < np.inf or d != int(d):
+        raise ValueError(f"delay must be a whole number of steps >= 0, got delay={d!r}")
+    object.__setattr__(world, "delay", int(d))
 
 # %% ../../../nbs/bandit/11_environment.ipynb #fd966bc2
 def course(
@@ -141,17 +143,19 @@ class Moving(Environment):
             return means[np.searchsorted(at, t, side="right") - 1].tolist()
         return [float(np.interp(t, at, column)) for column in means.T]
 
-# %% ../../../nbs/bandit/11_environment.ipynb #abb03207
+# %% ../../../nbs/bandit/11_environment.ipynb #3d830772
 def knotted(
     knots: Mapping[int, Sequence[float]],  # step → mean rewards
     k: int,  # arms
 ) -> dict[int, tuple[float, ...]]:  # in the order of the steps
     "Knots, checked."
+    if not all(isinstance(t, int | np.integer) for t in knots):
+        raise ValueError(f"knots must lie at whole steps, got steps {list(knots)}")
     if 0 not in knots or min(knots) < 0:
         raise ValueError(f"knots must begin at step 0, got steps {sorted(knots)}")
     return {t: shares(knots[t], k) for t in sorted(knots)}
 
-# %% ../../../nbs/bandit/11_environment.ipynb #4be1c8ba
+# %% ../../../nbs/bandit/11_environment.ipynb #40c81076
 @dataclass(frozen=True, slots=True)
 class Linear(Environment):
     "Arms whose means depend on who comes, in a straight line."
@@ -162,7 +166,8 @@ class Linear(Environment):
     def __post_init__(self):
         begin(self)
         object.__setattr__(self, "middle", shares(self.middle, len(self.arms)))
-        straight(self)
+        w = dict(zip(self.weights, straight(self).tolist(), strict=True))
+        object.__setattr__(self, "weights", {name: tuple(row) for name, row in w.items()})
 
     def rates(self, t: int) -> Sequence[float]:
         "Mean reward of each arm for a visitor whose features are all 0."
@@ -174,7 +179,7 @@ class Linear(Environment):
         rates = np.asarray(self.middle) + x @ straight(self)
         return course(self, rates, rng, [dict(zip(self.weights, row, strict=True)) for row in x.tolist()])
 
-# %% ../../../nbs/bandit/11_environment.ipynb #3ef06dd8
+# %% ../../../nbs/bandit/11_environment.ipynb #92270725
 def straight(
     world: Linear,  # with weights
 ) -> np.ndarray:  # (features, arms)
@@ -183,11 +188,11 @@ def straight(
     if w.shape != (len(world.weights), k):
         raise ValueError(f"weights must hold one for each of {k} arms a feature, got shape {w.shape}")
     reach = np.abs(w).sum(0)
-    if (reach > np.minimum(world.middle, np.subtract(1, world.middle)) + 1e-12).any():
+    if not (reach <= np.minimum(world.middle, np.subtract(1, world.middle)) + 1e-12).all():  # NaN fails too
         raise ValueError(f"weights must keep every mean in [0, 1], got {world.middle} ± {reach.tolist()}")
     return w
 
-# %% ../../../nbs/bandit/11_environment.ipynb #862cacd6
+# %% ../../../nbs/bandit/11_environment.ipynb #22427f9d
 @dataclass(frozen=True, slots=True)
 class Segments(Environment):
     "Arms whose means depend on the visitor's segment."
@@ -197,6 +202,8 @@ class Segments(Environment):
 
     def __post_init__(self):
         begin(self)
+        if not self.means:
+            raise ValueError("means must hold at least one segment, got none")
         object.__setattr__(self, "means", {g: shares(m, len(self.arms)) for g, m in self.means.items()})
 
     def rates(self, t: int) -> Sequence[float]:
