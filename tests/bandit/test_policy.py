@@ -2,14 +2,19 @@
 
 import json
 import math
+from decimal import Decimal
+from fractions import Fraction
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from seatrial.bandit.contextual import LinUCB
+from seatrial.bandit.index import UCBTuned
+from seatrial.bandit.moving import fading
 from seatrial.bandit.policy import Choice, EpsilonGreedy, Floor, best, drawn, floored, kinds, optimistic, restored
-from seatrial.bandit.thompson import Thompson
+from seatrial.bandit.thompson import GaussianThompson, Thompson
 
 weights = st.lists(st.integers(0, 5), min_size=2, max_size=6).filter(any)
 
@@ -128,3 +133,67 @@ def test_every_kind_has_a_name_of_its_own():
 
 def test_a_choice_is_the_arm_and_its_probability():
     assert Choice("a", 0.5) == ("a", 0.5)
+
+
+@pytest.mark.parametrize("number", [np.float16, np.float32, np.int8, np.bool_, np.array, Fraction, Decimal])
+def test_rewards_of_any_number_type_are_summed_in_full_and_saved(number):
+    policy = EpsilonGreedy(["a", "b"], lo=np.float32(0), hi=np.int64(1), n=np.zeros(2, np.float32))
+    for _ in range(3000):
+        policy.learn("a", number(1))
+    assert policy.total == [3000, 0]
+    assert json.loads(json.dumps(policy.to_dict()))["total"] == [3000, 0]
+
+
+@pytest.mark.parametrize("reward", ["1", b"1", None, [1], np.array([1.0]), 1j, 10**400])
+def test_what_is_no_number_is_refused_as_a_reward(reward):
+    policy = Thompson(["a", "b"])
+    with pytest.raises(ValueError, match=r"reward must lie in \[0, 1\], got reward="):
+        policy.learn("a", reward)
+    assert policy.n == [0, 0]
+
+
+def test_text_is_one_name_not_its_letters():
+    with pytest.raises(ValueError, match=r"arms must be at least two different names, got \['champion'\]"):
+        EpsilonGreedy("champion")
+
+
+def test_a_range_without_a_finite_width_is_refused():
+    with pytest.raises(ValueError, match="lo must be less than hi and both finite"):
+        EpsilonGreedy(["a", "b"], lo=-1e308, hi=1.5e308)
+
+
+def test_a_saved_record_that_earned_more_than_it_played_is_refused():
+    with pytest.raises(ValueError, match="total must be at most n"):
+        restored(Thompson(["a", "b"]).to_dict() | {"n": [1, 1], "total": [5, 0]})
+
+
+def test_a_subclass_without_a_kind_of_its_own_leaves_its_parents_files_alone():
+    class Nameless(Thompson):
+        pass
+
+    assert type(restored(Thompson(["a", "b"]).to_dict())) is Thompson
+    with pytest.raises(ValueError, match="Nameless must have a kind of its own to be saved"):
+        Nameless(["a", "b"]).to_dict()
+
+
+@pytest.mark.parametrize("make", [floored, fading, lambda p: LinUCB(p.arms, features=["x"])])
+def test_optimism_that_would_reach_nobody_is_refused(make):
+    with pytest.raises(ValueError, match="policy must learn by counting, and not be wrapped yet"):
+        optimistic(make(Thompson(["a", "b"])))
+
+
+def test_imagined_plays_count_for_the_variance_as_well():
+    policy, played = optimistic(UCBTuned(["a", "b"]), plays=3, reward=0.5), UCBTuned(["a", "b"])
+    for arm in "aaabbb":
+        played.learn(arm, 0.5)
+    assert policy.to_dict() == played.to_dict()
+
+
+@pytest.mark.parametrize("inner", [Thompson, GaussianThompson, lambda a: floored(Thompson(a), 0.2)])
+def test_a_floor_states_the_same_chance_whichever_way_an_arm_was_drawn(inner):
+    policy, rng = floored(inner(list("abc")).learn("a", 1).learn("b", 0), 0.1), np.random.default_rng(0)
+    p = policy.probabilities()
+    for _ in range(50):
+        arm, propensity = policy.choose(None, rng)
+        assert propensity == pytest.approx(p["abc".index(arm)], abs=1e-9)
+    assert [policy.chance(a) for a in range(3)] == pytest.approx(p, abs=1e-9)

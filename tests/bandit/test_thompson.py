@@ -25,9 +25,24 @@ def test_the_chance_is_that_of_a_fine_sum_over_the_log_odds(a, b, c, d):
     assert chance_to_win(0, [a, c], [b, d]) == pytest.approx(expected, abs=1e-8)
 
 
-@given(st.floats(0.5, 1), st.floats(0.5, 9), st.floats(0.5, 1e4), st.floats(0.5, 9))
-def test_a_prior_of_a_half_costs_three_digits(a, b, c, d):
-    assert sum(chance_to_win(i, [a, c], [b, d]) for i in (0, 1)) == pytest.approx(1, abs=2e-6)
+@given(st.floats(0.05, 1), st.floats(0.05, 9), st.floats(0.05, 1e4), st.floats(0.05, 9))
+def test_a_prior_that_weighs_next_to_nothing_costs_no_digits(a, b, c, d):
+    assert sum(chance_to_win(i, [a, c], [b, d]) for i in (0, 1)) == pytest.approx(1, abs=1e-8)
+
+
+@pytest.mark.parametrize(("a", "b"), [(0.05, 0.05), (0.05, 0.3), (0.2, 0.1)])
+def test_arms_with_a_faint_prior_win_as_often_as_they_are_probable(a, b):
+    policy, rng, runs = Thompson(list("abc"), successes=a, failures=b), np.random.default_rng(4), 20_000
+    seen = np.bincount([policy.draw(rng) for _ in range(runs)], minlength=3) / runs
+    assert policy.probabilities() == pytest.approx([1 / 3] * 3, abs=1e-8)
+    assert policy.choose(None, rng).propensity == pytest.approx(1 / 3, abs=1e-8)
+    assert (np.abs(seen - 1 / 3) < 4.5 * np.sqrt(2 / 9 / runs)).all()
+
+
+@pytest.mark.parametrize("n", [1e9, 1e6])
+def test_records_without_end_and_spreads_next_to_nothing_keep_their_digits(n):
+    assert chance_to_win(0, [n / 2, 5], [n / 2, 5]) == pytest.approx(0.5, abs=2e-8)
+    assert normal_chance(0, [0.5, 0.5], [1e-9 / n**0.5] * 2) == pytest.approx(0.5, abs=1e-9)
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 40), st.integers(1, 40))
@@ -49,6 +64,14 @@ def test_the_choice_says_the_probability_of_its_arm(counts, seed):
     policy = Thompson(names, n=[a + b for a, b in counts], total=[a for a, _ in counts])
     found = policy.choose(None, np.random.default_rng(seed))
     assert found.propensity == pytest.approx(policy.probabilities()[int(found.arm)], rel=1e-6)
+
+
+@pytest.mark.parametrize("make", [Thompson, GaussianThompson])
+def test_a_draw_is_the_choice_without_its_probability(make):
+    policy = make(list("abc"), n=[10, 6, 3], total=[6, 4, 1])
+    for seed in range(20):
+        arm = policy.arms[policy.draw(np.random.default_rng(seed))]
+        assert arm == policy.choose(None, np.random.default_rng(seed)).arm
 
 
 @pytest.mark.parametrize("make", [Thompson, GaussianThompson])
@@ -75,7 +98,7 @@ def test_the_prior_decides_before_the_first_play():
 @pytest.mark.parametrize(
     ("make", "rule"),
     [
-        (lambda: Thompson(["a", "b"], failures=-1), r"failures must lie in \[0.001, 1e\+09\], got failures=-1"),
+        (lambda: Thompson(["a", "b"], failures=-1), r"failures must lie in \[0.05, 1e\+09\], got failures=-1"),
         (lambda: GaussianThompson(["a", "b"], sd=0), r"sd must lie in \[1e-09, 1\], got sd=0"),
     ],
 )
