@@ -71,11 +71,16 @@ def test_an_unknown_section_is_bad_usage():
 
 
 def test_bandits_are_compared_in_both_worlds_and_timed(capsys):
-    bench.bandit(runs=4, steps=(300, 300), turns=5)
+    bench.bandit(runs=4, steps=(300, 300), turns=5, draws=100)
     found = rows(capsys.readouterr().out)
     regrets = [row for row in found if row[0].startswith(("two arms", "ten arms"))]
     assert {row[3] for row in regrets} == {"imed", "thompson", "ucb1"} and len(regrets) == 6
     assert all(float(row[4]) > 0 for row in regrets)
+    late = [row for row in found if row[0].startswith("late, ")]
+    assert len(late) == 4 and all(float(row[4]) >= float(row[3]) > 0 for row in late)
+    asked = {row[0]: [float(v) for v in row[1:]] for row in found if len(row) == 5 and row[0] != "estimator"}
+    assert {"ips", "dr", "shrunk-dr", "Thompson's own log"} < set(asked) and len(asked) == 10
+    assert all(lower < upper for _, lower, upper, _ in asked.values())
     costs = {row[0]: row[1:] for row in found if "2 arms" in row[0] or "20 features" in row[0]}
     assert {"imed, 2 arms", "thompson without propensity, 2 arms", "linear, 10 arms, 20 features"} < set(costs)
     assert len(costs) == 14 and all(float(v) > 0 for cells in costs.values() for v in cells)

@@ -6,6 +6,7 @@ usage: python -m tools.bench [serve] [engine] [journal] [stats] [bandit] [drift]
 
 import argparse
 import contextlib
+import dataclasses
 import itertools
 import json
 import os
@@ -514,8 +515,8 @@ def contexts(rounds=100):
     table("Contextual policies: 10 arms, 20 features", head, rows)
 
 
-def bandit(runs=1000, steps=(5_000, 20_000), turns=2_000):
-    "What the default policies lose in the two standard worlds, and what a choice costs each policy."
+def bandit(runs=1000, steps=(5_000, 20_000), turns=2_000, draws=1_000):
+    "What the default policies lose, on time and late, what a log says of another policy, and what a choice costs."
     from seatrial.bandit.environment import Stationary
     from seatrial.bandit.index import IMED, UCB1, lai_robbins
     from seatrial.bandit.simulation import compare
@@ -535,7 +536,87 @@ def bandit(runs=1000, steps=(5_000, 20_000), turns=2_000):
         rows += [(name, f"{steps[i]:,}", sailed, p, *found.regret(p), targets[p][i], limit) for p in makers]
     head = ["world", "steps", "runs", "policy", "regret", "standard error", "asked for", "Lai-Robbins constant x ln T"]
     table("Regret, arms dealt anew for each run, the same luck for all policies", head, rows)
+    belated(worlds, max(2, runs // 5), steps)
+    hindsight(draws)
     chosen_and_learned(turns)
+
+
+def belated(worlds, runs, steps, delay=1_000):
+    "Regret with every reward a thousand steps late, against what blindness costs in them and 1.05 times the rest."
+    from seatrial.bandit.environment import Stationary
+    from seatrial.bandit.index import IMED
+    from seatrial.bandit.simulation import sailed
+    from seatrial.bandit.thompson import Thompson
+
+    rows = []
+    for i, (name, rates) in enumerate(worlds.items()):
+        world = Stationary([f"{a}" for a in range(len(rates))], rates, shuffled=True)
+        lost = {p: [] for p in ("thompson", "imed, virtual plays")}
+        for fate in np.random.default_rng(i).spawn(max(2, runs // (1, 5)[i])):
+            course, seed = world.course(steps[i], fate), fate.integers(2**63)
+            slow = dataclasses.replace(course, delay=delay)
+            pair = [sailed(Thompson(world.arms), c, np.random.default_rng(seed)).regret[-1] for c in (course, slow)]
+            lost["thompson"].append(pair)
+            now = sailed(IMED(world.arms), course, np.random.default_rng(seed)).regret[-1]
+            lost["imed, virtual plays"].append((now, awaited(slow)))
+        blind = delay * (max(rates) - float(np.mean(rates)))
+        for policy, pairs in lost.items():
+            now, late = np.array(pairs).T
+            over = late - 1.05 * now
+            error = float(over.std(ddof=1)) / len(over) ** 0.5
+            means = float(now.mean()), float(late.mean())
+            rows.append((f"late, {name}", len(over), policy, *means, float(over.mean()), error, blind))
+    head = [
+        "world",
+        "runs",
+        "policy",
+        "on time",
+        "late",
+        "late - 1.05 x on time",
+        "standard error",
+        "at most (blindness)",
+    ]
+    table(f"Regret with every reward {delay:,} steps late, paired with the same runs on time", head, rows)
+
+
+def awaited(course):
+    "Regret of IMED that counts what it waits for as virtual plays, outcomes by request id."
+    from seatrial.bandit.delayed import delayed
+    from seatrial.bandit.index import IMED
+
+    policy, rng, plays, paid, lost = delayed(IMED(course.arms), virtual=True), np.random.default_rng(0), {}, [], 0.0
+    for t, rates in enumerate(course.rates):
+        a = course.arms.index(policy.choose(None, rng, request_id=f"{t}").arm)
+        paid.append(course.reward(a, t, plays.get(a, 0)))
+        plays[a], lost = plays.get(a, 0) + 1, lost + float(rates.max() - rates[a])
+        if t >= course.delay:
+            policy.outcome(f"{t - course.delay}", paid[t - course.delay])
+    return lost
+
+
+def hindsight(draws):
+    "What the random week of the Open Bandit data says of Thompson sampling, beside what Thompson's own log shows."
+    from seatrial.bandit.hindsight import evaluate
+    from seatrial.bandit.offpolicy import ESTIMATORS
+    from seatrial.bandit.overlap import Log
+    from seatrial.base.data import open_bandit
+    from seatrial.stats.proportion import wilson
+
+    shop, names = open_bandit("all"), ("item_id", "click", "propensity_score", "position")
+    policy = np.array(shop["policy"].to_pylist())
+    column = {name: shop[name].to_numpy(zero_copy_only=False) for name in names}
+    floors = {"random": 1 / 80, "bts": 0.0}
+    chance, bts = (Log(range(80), *(column[c][policy == p] for c in names), least=floors[p]) for p in floors)
+    habit = {place: np.bincount(bts.chosen[bts.contexts == place], minlength=80) for place in (1, 2, 3)}
+    target = np.array([habit[place] / habit[place].sum() for place in chance.contexts.tolist()])
+    how, base, clicks = {"interval": "bootstrap", "runs": draws}, float(chance.rewards.mean()), int(bts.rewards.sum())
+    found = {e: evaluate(chance, target, e, rng=np.random.default_rng(0), **how) for e in ESTIMATORS}
+    found |= {"dr, at every look": evaluate(chance, target)}
+    rows = [(e, *(100 * x for x in (v.value, v.lower, v.upper)), v.value / base) for e, v in found.items()]
+    own, seen = clicks / bts.n, wilson(clicks, bts.n)
+    rows.append(("Thompson's own log", 100 * own, 100 * seen.lower, 100 * seen.upper, own / base))
+    head = ["estimator", "clicks, %", "lower", "upper", "times random"]
+    table(f"Open Bandit, random log of {chance.n:,} displays asked about Thompson sampling", head, rows)
 
 
 def chosen_and_learned(turns):
