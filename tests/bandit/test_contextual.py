@@ -248,3 +248,25 @@ def test_the_visitor_decides_which_arm_is_preferred(make):
         arm = policy.choose({"x": x}, rng).arm
         policy.learn(arm, float(rng.random() < (0.8 if (arm == "high") == (x > 0) else 0.2)), {"x": x})
     assert policy.probabilities({"x": 1.0})[1] > 0.9 and policy.probabilities({"x": -1.0})[0] > 0.9
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_text_is_one_feature_not_its_letters(make):
+    assert make(["a", "b"], features="age").features == [("age", 0.0, 1.0)]
+
+
+@pytest.mark.parametrize("make", [LinThompson, LogisticThompson])
+def test_the_chance_of_one_arm_is_its_share_of_all(make):
+    policy, who = make(list("abc"), features=NAMES), visitors(1, seed=2)[0]
+    policy.learn("a", 1.0, who).learn("b", 0.0, who)
+    assert [policy.chance(a, who) for a in range(3)] == pytest.approx(policy.probabilities(who), abs=1e-9)
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_short_floats_teach_what_long_ones_do(make):
+    policy, twin = (make(["a", "b"], features=NAMES) for _ in range(2))
+    who = dict.fromkeys(NAMES, 0.5)
+    for reward in (1, 0, 1):
+        policy.learn("a", np.float16(reward), {k: np.float16(v) for k, v in who.items()})
+        twin.learn("a", float(reward), who)
+    assert json.dumps(policy.to_dict()) == json.dumps(twin.to_dict())

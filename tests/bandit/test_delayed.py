@@ -278,3 +278,26 @@ def test_a_delay_costs_blindness_and_little_more():
 def test_a_ledger_that_cannot_work_is_refused(make, rule):
     with pytest.raises(ValueError, match=rule):
         make()
+
+
+@pytest.mark.parametrize(
+    "context", [[1, 2], "de", 5, {"x": float("nan")}, {"x": np.arange(2)}, {"x": {1, 2}}, {"x": 1j}, {1: 2}]
+)
+def test_a_context_that_no_file_could_hold_is_refused_and_changes_nothing(context):
+    policy = delayed(Thompson(["a", "b"])).register("first", "a", {"x": np.float32(0.5), "tags": ["new"]})
+    before = json.dumps(policy.to_dict(), allow_nan=False)
+    for refused in (
+        lambda: policy.choose(context, np.random.default_rng(0), request_id="r"),
+        lambda: policy.register("r", "a", context),
+    ):
+        with pytest.raises(ValueError, match="context must map names to what JSON can hold"):
+            refused()
+    assert json.dumps(policy.to_dict(), allow_nan=False) == before
+    assert policy.register("r", "b").waiting == [1, 1]
+
+
+def test_a_pending_context_is_not_touched_by_what_its_owner_does_later():
+    context = {"x": 1.0, "tags": ["new"]}
+    policy = delayed(Thompson(["a", "b"])).register("r", "a", context)
+    context["tags"].append("sale")
+    assert policy.pending["r"][1] == {"x": 1.0, "tags": ["new"]}

@@ -182,3 +182,9 @@ def test_the_face_alone_passes_everything_through():
     inner = Thompson(["a", "b"])
     policy = Wrapped(["a", "b"], inner=inner).learn("a", 1.0)
     assert isinstance(policy, Policy) and policy.probabilities() == inner.probabilities() and inner.n == [1, 0]
+
+
+def test_a_saved_window_with_an_arm_that_does_not_exist_is_refused():
+    stored = sliding(Thompson(["a", "b"]), 2).learn("a", 1).to_dict()
+    with pytest.raises(ValueError, match="the window must hold the plays of"):
+        restored(stored | {"played": [0, 7], "earned": [1.0, 1.0]})

@@ -207,3 +207,11 @@ def test_every_factory_has_its_own_answer_and_shares_alpha_with_the_others():
     assert together["north"].needed == pytest.approx(5 * alone["north"].needed)
     with pytest.raises(ValueError, match="policy must hold one policy for each segment, got Thompson"):
         winners(Thompson(["a", "b"]))
+
+
+@pytest.mark.parametrize(
+    ("better", "worse"),
+    [((56_914, 56_914), (2, 1)), ((119, 2), (4_704, 0)), ((2, 1), (11_159, 0)), ((147, 103), (76_071, 0))],
+)
+def test_no_claim_is_refuted_less_than_the_evidence_says_where_an_arm_never_varied(better, worse):
+    assert evidence(better, worse) <= fortune(np.linspace(-36, 36, 20_001), better, worse).min() + 1e-4

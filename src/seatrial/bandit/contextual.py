@@ -35,18 +35,18 @@ LIMIT = 1e3  # scales from the centre at most: beyond it the inverse loses its d
 
 Feature = tuple[str, float, float]  # name, centre, scale
 
-# %% ../../../nbs/bandit/07_contextual.ipynb #9422176a
+# %% ../../../nbs/bandit/07_contextual.ipynb #23e18000
 def declared(
     features: Sequence[str | Sequence],  # names (then centre 0 and scale 1), or (name, centre, scale)
 ) -> list[Feature]:  # in the order of the weights
     "Features by name, checked."
+    features = [features] if isinstance(features, str) else features  # text is one name, not its letters
     found = [(f, 0.0, 1.0) if isinstance(f, str) else (f[0], float(f[1]), float(f[2])) for f in features]
     names = [name for name, _, _ in found]
     if not found or len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"features must be at least one name, all different, got {names}")
-    for name, centre, scale in found:
-        if not (math.isfinite(centre) and 0 < scale < math.inf):
-            raise ValueError(f"{name} must have a finite centre and a scale > 0, got {centre} and {scale}")
+    if odd := [f for f in found if not (math.isfinite(f[1]) and 0 < f[2] < math.inf)]:
+        raise ValueError(f"{odd[0][0]} must have a finite centre and a scale > 0, got {odd[0][1]} and {odd[0][2]}")
     return found
 
 # %% ../../../nbs/bandit/07_contextual.ipynb #cb1aa686
@@ -208,7 +208,7 @@ class LinUCB(Linear):
         tied = score >= score.max() - 1e-12
         return (tied / tied.sum()).tolist()
 
-# %% ../../../nbs/bandit/07_contextual.ipynb #3b75489a
+# %% ../../../nbs/bandit/07_contextual.ipynb #92a02f7d
 class Drawn:
     "Chooses by one draw from the normal posterior of each arm's score."
 
@@ -229,6 +229,10 @@ class Drawn:
         mean, sd = self.posterior(context)
         arm = int((mean + sd * rng.standard_normal(mean.size)).argmax())
         return Choice(self.arms[arm], normal_chance(arm, mean, sd))
+
+    def chance(self, place: int, context: Mapping[str, float] | None = None) -> float:
+        "Probability of one arm, by its place."
+        return normal_chance(place, *self.posterior(context))
 
 # %% ../../../nbs/bandit/07_contextual.ipynb #38f1e57f
 @dataclass(slots=True, eq=False)

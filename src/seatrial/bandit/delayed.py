@@ -22,7 +22,8 @@ Docs: https://seatrial.github.io/seatrial/bandit/delayed.html.md"""
 __all__ = ['Ledger', 'whole', 'entered', 'unused', 'registered', 'kept', 'usable', 'overdue', 'closed', 'learned', 'awaited',
            'imagined', 'counting', 'Delayed', 'delayed']
 
-# %% ../../../nbs/bandit/05_delayed.ipynb #b136cb9f
+# %% ../../../nbs/bandit/05_delayed.ipynb #0372ef5d
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -32,7 +33,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .moving import COUNTING, Wrapped, around, records
-from .policy import Choice, Policy, inside, position, scaled
+from .policy import Choice, Policy, inside, position, saved, scaled
 
 # %% ../../../nbs/bandit/05_delayed.ipynb #ef3c1243
 @dataclass(slots=True)
@@ -99,7 +100,7 @@ def unused(
         raise ValueError(f"request_id must be new, got request_id={request_id!r}, which is {was}")
     return request_id
 
-# %% ../../../nbs/bandit/05_delayed.ipynb #28450817
+# %% ../../../nbs/bandit/05_delayed.ipynb #b9031903
 def registered(
     policy: Ledger,  # whose ledger it is
     request_id: str,  # never used before
@@ -108,19 +109,27 @@ def registered(
 ) -> Ledger:  # the same
     "Enter a choice; what has waited too long is given up."
     unused(policy, request_id)
-    policy.waiting[position(policy, arm)] += 1
+    a, context = position(policy, arm), kept(context)
+    policy.waiting[a] += 1
     policy.step += 1
-    policy.pending[request_id] = (arm, kept(context), policy.step)
+    policy.pending[request_id] = (arm, context, policy.step)
     return overdue(policy)
 
-# %% ../../../nbs/bandit/05_delayed.ipynb #dfacd304
+# %% ../../../nbs/bandit/05_delayed.ipynb #75da7e81
 def kept(
     context: Mapping[str, Any] | None,  # of a choice
 ) -> dict[str, Any] | None:  # of its own, and plain JSON
-    "A context to be remembered."
-    return context and {name: v.item() if isinstance(v, np.generic) else v for name, v in context.items()}
+    "A context to be remembered; one that could not be saved is refused."
+    if context is None:
+        return None
+    try:
+        if not all(isinstance(name, str) for name in dict(context)):
+            raise TypeError
+        return json.loads(json.dumps(dict(context), allow_nan=False, default=saved))
+    except (TypeError, ValueError):
+        raise ValueError(f"context must map names to what JSON can hold, got {context!r}") from None
 
-
+# %% ../../../nbs/bandit/05_delayed.ipynb #41217fef
 def usable(
     policy: Ledger,  # whose inner policy is to learn
     context: Mapping[str, Any] | None,  # of a choice made elsewhere

@@ -137,7 +137,7 @@ class Sliding(Wrapped):
         "All there is to save, as plain JSON."
         return Policy.to_dict(self) | {"played": list(self.played), "earned": list(self.earned)}
 
-# %% ../../../nbs/bandit/04_moving.ipynb #4e3b0827
+# %% ../../../nbs/bandit/04_moving.ipynb #2c343bab
 def windowed(
     policy: Sliding,  # made or restored
 ) -> None:
@@ -146,7 +146,7 @@ def windowed(
     if not (isinstance(window, int) and window >= 1):
         raise ValueError(f"window must be a whole number >= 1, got window={window!r}")
     counts = [list(policy.played).count(a) for a in arms]
-    if not len(policy.played) == len(policy.earned) <= window or counts != policy.inner.n:
+    if not sum(counts) == len(policy.played) == len(policy.earned) <= window or counts != policy.inner.n:
         raise ValueError(f"the window must hold the plays of {policy.inner.n}, at most {window}, got {counts}")
     records(policy.inner)
     policy.played, policy.earned = deque(policy.played, window), deque(policy.earned, window)

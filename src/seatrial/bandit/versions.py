@@ -103,11 +103,11 @@ def bounded(
     high = [most.get(arm, 1.0) if isinstance(most, Mapping) else most for arm in inner.arms]
     return Bounded(inner.arms, inner.lo, inner.hi, inner=inner, least=low, most=high)
 
-# %% ../../../nbs/bandit/13_versions.ipynb #4cf8e561
+# %% ../../../nbs/bandit/13_versions.ipynb #0a4829c0
 STEPS = np.geomspace(0.1, 3, 10)  # by how much a gambler thinks an arm to be off, in log-odds
 TILTS = np.array([(1, 1), (0.25, 1), (0, 1), (1, 0.25), (1, 0)])  # of the better arm, of the worse
 UP, DOWN = (np.outer(STEPS, tilt).ravel() for tilt in TILTS.T)
-CLAIMS = np.linspace(-14, 14, 113)  # log-odds of m at which the search begins
+CLAIMS = np.concatenate([np.arange(-36, -14, 2), np.linspace(-14, 14, 113), np.arange(16, 38, 2)])  # log-odds of m
 
 # %% ../../../nbs/bandit/13_versions.ipynb #ee5b1a80
 def fortune(
