@@ -221,3 +221,32 @@ def test_silence_is_a_distance_of_its_own():
     found = missing([1.0] * 500, [1.0] * 80 + [math.nan] * 20)
     assert found.value == pytest.approx(0.2) and found.p_value < 1e-10 and found.method == "missing"
     assert missing([1.0] * 50, [2.0] * 50).p_value == 1
+
+
+def test_a_list_of_text_with_holes_has_holes():
+    nan = float("nan")
+    found = missing(["a", nan] * 50, ["a", "b"] * 50)
+    assert found.value == 0.5 and found.p_value < 1e-6
+    pd = pytest.importorskip("pandas")
+    assert missing(pd.array(["a", None] * 50, dtype="string"), ["a", "b"] * 50).value == 0.5
+    with pytest.raises(ValueError, match="must hold no missing value, got 50 of 100"):
+        chi2(pd.array(["a", None] * 50, dtype="string"), ["a", "b"] * 50)
+
+
+@pytest.mark.parametrize("bad", [([5, -2], [3, 4]), ([5, np.nan], [3, 4]), ([5, 2], [3, 4, 1]), ([0.5, 3], [3, 4])])
+def test_counts_that_are_none_are_refused(bad):
+    with pytest.raises(ValueError, match="counts must be whole numbers >= 0, as many on both sides"):
+        of_counts(*bad)
+
+
+def test_forty_thousand_categories_need_no_table_of_their_pairs():
+    rng = np.random.default_rng(9)
+    r, c = (np.bincount(rng.integers(0, 40_000, 800_000), minlength=40_000) for _ in range(2))
+    assert 1e-3 < of_counts(r, c, "chi-squared").p_value < 0.999
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 9])
+def test_the_index_is_honest_with_fewer_reference_rows_than_bins(n):
+    rng = np.random.default_rng(n)
+    low = np.mean([psi(rng.normal(size=n), rng.normal(size=300)).p_value <= 0.05 for _ in range(400)])
+    assert low <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 400)

@@ -7,7 +7,17 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from seatrial.drift.distance import psi
-from seatrial.drift.feature import column, columns, compared, index_of, most_changed, movement, of_gaps, of_numbers
+from seatrial.drift.feature import (
+    column,
+    columns,
+    compared,
+    index_of,
+    most_changed,
+    movement,
+    of_categories,
+    of_gaps,
+    of_numbers,
+)
 from seatrial.stats.comparison import NotEnough
 
 RNG = np.random.default_rng
@@ -95,3 +105,56 @@ def test_the_order_of_rows_does_not_matter():
     rng = RNG(1)
     r, c = rng.normal(size=300), rng.normal(0.3, 1, size=200)
     assert of_numbers("x", r, c) == of_numbers("x", rng.permutation(r), rng.permutation(c))
+
+
+@pytest.mark.parametrize("kind", ["datetime64[ns]", "datetime64[D]", "timedelta64[ns]"])
+def test_moments_are_no_numbers(kind):
+    with pytest.raises(ValueError, match=r"must hold only numbers, only text or only booleans, got (date|time)"):
+        column(np.arange(3).astype(kind), "x", "compare")
+
+
+@pytest.mark.parametrize("values", [np.ones((3, 2)), "abc", {1.0, 2.0}])
+def test_a_column_has_one_dimension(values):
+    with pytest.raises(ValueError, match="must be one column of values"):
+        column(values, "x")
+
+
+def test_numpy_scalars_among_objects_are_what_they_hold():
+    for value, kind in ((np.float32(1), "number"), (np.int64(1), "number"), (np.str_("a"), "category")):
+        found = column(np.array([value, None, np.float32("nan")], dtype=object), "x", "compare")
+        assert (found.kind, found.missing) == (kind, 2)
+    with pytest.raises(ValueError, match="x must be finite, got a whole number beyond all floats"):
+        column([10**400], "x")
+
+
+def test_tables_of_pandas_and_pyarrow_are_taken_and_their_gaps_counted():
+    pd, pa = pytest.importorskip("pandas"), pytest.importorskip("pyarrow")
+    frame = pd.DataFrame(
+        {"a": pd.array([1, None], dtype="Int64"), "b": pd.array(["x", None], dtype="string"), "c": [1.5, None]}
+    )
+    both = columns(frame, pa.table({"a": [1, None], "b": ["x", None], "c": [1.5, None]}), "compare")
+    assert [(r.kind, c.kind, r.missing, c.missing) for r, c in both.values()] == [
+        ("number", "number", 1, 1),
+        ("category", "category", 1, 1),
+        ("number", "number", 1, 1),
+    ]
+    with pytest.raises(ValueError, match="reference must have each feature once, got a more often"):
+        columns(pd.DataFrame([[1, 2]], columns=["a", "a"]), {"a": [1]})
+    with pytest.raises(ValueError, match="current must map the name of each feature to its values, got ndarray"):
+        columns({"a": [1]}, np.ones((3, 2)))
+
+
+def test_booleans_that_became_text_are_refused():
+    with pytest.raises(ValueError, match="x must keep its kind, got booleans in reference and text in current"):
+        columns({"x": [True, False]}, {"x": ["True", "False"]})
+
+
+def test_a_new_category_is_named_however_rare_it_is_in_both_samples_together():
+    r, c = np.repeat(["a", "b"], 50_000), np.repeat(["a", "b", "tv"], [20, 20, 10])
+    found = of_categories("x", r, c)
+    assert "tv (new): 0% → 20% of rows" in found.words and found.p_value < 1e-10
+
+
+def test_a_direction_is_found_where_a_sum_would_overflow():
+    x = np.linspace(1, 1.7, 60) * 1e308
+    assert of_numbers("x", x / 2, x).rose and not of_numbers("x", x, x / 2).rose

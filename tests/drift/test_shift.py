@@ -218,3 +218,22 @@ def test_windows_that_are_none_are_refused(bad):
 def test_time_stamps_that_are_no_numbers_are_refused():
     with pytest.raises(ValueError, match="time_s must be finite, got 1 NaN"):
         windows([1.0, np.nan], 2.0, 1.0)
+
+
+def test_a_feature_without_values_on_either_side_is_not_health():
+    found = shift(draw(0, 500) | {"gone": [None] * 500}, draw(1, 100) | {"gone": [None] * 100}, missing="compare")
+    assert found.verdict == "none" and found.recommendation == "watch" and "too little" in found.why
+
+
+def test_errors_that_have_certainly_grown_are_never_called_small():
+    then, now = (np.arange(20_000) % k == 0 for k in (20, 10))
+    found = shift({"wrong": then}, {"wrong": now}, roles={"wrong": "error"})
+    assert found.recommendation == "watch" and "the errors have certainly grown" in found.why
+
+
+def test_a_hundred_rare_flags_do_not_cry_wolf():
+    rng, alarms = np.random.default_rng(8), 0
+    for _ in range(10):
+        sides = ({f"f{i}": (rng.random(n) < 0.0005) * 1 for i in range(100)} for n in (5000, 50))
+        alarms += shift(*sides).verdict == "shifted"
+    assert alarms <= 1

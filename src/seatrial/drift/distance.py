@@ -62,7 +62,7 @@ def few(
     side = "reference" if n <= m else "current"
     return NotEnough(2, min(n, m), f"a distance takes at least two rows on each side, and this is all of {side}")
 
-# %% ../../../nbs/drift/01_distance.ipynb #c473b0f9
+# %% ../../../nbs/drift/01_distance.ipynb #ece61d99
 def cuts(
     reference: ArrayLike,  # (n,) values, at least one
     bins: int = 10,  # wanted bins, >= 2
@@ -74,6 +74,7 @@ def cuts(
     x = np.asarray(reference, float) if ordered else np.sort(finite(reference, "reference"))
     if x.size == 0:
         raise ValueError("reference must hold at least one value to cut at, got none")
+    bins = max(2, min(bins, x.size))  # no row can be cut in two
     at = x[np.ceil(x.size * np.arange(1, bins) / bins).astype(int) - 1]
     once, times = np.unique(at, return_counts=True)
     return np.unique(np.concatenate([once, np.nextafter(once[times > 1], -np.inf)]))
@@ -181,7 +182,7 @@ def between(
     logs = gammaln(c + a) - gammaln(c + 1) + gammaln(m - c + total - a) - gammaln(m - c + 1)
     return np.broadcast_to(r[:, None], c.shape), c, weighed(logs, there)
 
-# %% ../../../nbs/drift/01_distance.ipynb #96fa8da7
+# %% ../../../nbs/drift/01_distance.ipynb #f0b8e746
 def mean_variance(
     k: np.ndarray,  # (B, W) counts that can occur
     f: np.ndarray,  # (B, W) what the bin adds at each
@@ -196,10 +197,9 @@ def mean_variance(
     size = np.sqrt((w * parabola**2).sum(1))
     line, bend = (w * f * z).sum(1), (w * f * parabola).sum(1) / np.where(size > 1e-9, size, np.inf)
     odds = np.sqrt(share / (1 - share))
-    rho = -np.outer(odds, odds)
-    np.fill_diagonal(rho, 0)
     mean = (w * f).sum(1, keepdims=True)
-    variance = (w * (f - mean) ** 2).sum() + line @ rho @ line + bend @ rho**2 @ bend
+    pairs = (line**2 * odds**2).sum() - (line @ odds) ** 2 + (bend @ odds**2) ** 2 - (bend**2 * odds**4).sum()
+    variance = (w * (f - mean) ** 2).sum() + pairs  # all pairs of bins, without a table of them
     return float(mean.sum()), float(variance)
 
 # %% ../../../nbs/drift/01_distance.ipynb #d5973ee9
@@ -236,7 +236,7 @@ def tail(
             p += weight * beyond(left, *mean_variance(a, f(a, b), v, rest / rest.sum()))
     return float(min(1.0, p))
 
-# %% ../../../nbs/drift/01_distance.ipynb #eaa777df
+# %% ../../../nbs/drift/01_distance.ipynb #af0ba651
 def of_counts(
     reference: ArrayLike,  # (B,) counts
     current: ArrayLike,  # (B,) counts
@@ -247,6 +247,8 @@ def of_counts(
     if measure not in MEASURES:
         raise ValueError(f"measure must be one of {', '.join(MEASURES)}, got measure={measure!r}")
     r, c = np.asarray(reference, float), np.asarray(current, float)
+    if r.shape != c.shape or any((x < 0).any() or (x % 1 != 0).any() for x in (r, c)):
+        raise ValueError(f"counts must be whole numbers >= 0, as many on both sides, got {reference} and {current}")
     r, c = r[r + c > 0], c[r + c > 0]
     n, m, bins = r.sum(), c.sum(), r.size
     if lack := few(int(n), int(m)):
@@ -265,7 +267,7 @@ def of_counts(
         p = tail(f, x, r + c, n) or beyond(x, *mean_variance(a, f(a, b), w, (r + c) / (n + m)))
     return Distance(float(value(x, n, m)), p, int(n), int(m), title)
 
-# %% ../../../nbs/drift/01_distance.ipynb #593c9a81
+# %% ../../../nbs/drift/01_distance.ipynb #abe23503
 def counted(
     reference: ArrayLike,  # (n,) numbers, n >= 1
     current: ArrayLike,  # (m,) numbers
@@ -274,6 +276,7 @@ def counted(
 ) -> tuple[np.ndarray, np.ndarray, bool]:  # counts of each side, and whether the reference has no ties at the cuts
     "Two samples of numbers counted between the reference's quantiles."
     r, c = (reference, current) if ordered else (np.sort(reference), np.sort(current))
+    bins = max(2, min(bins, r.size))
     at = cuts(r, bins, ordered=True)
     below = [np.searchsorted(x, at, side="right") for x in (r, c)]
     ties = below[0] - np.searchsorted(r, at, side="left")

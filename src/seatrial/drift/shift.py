@@ -14,7 +14,7 @@ The **recommendation** is the first row that holds:
 | an error has shifted upwards, or a feature has shifted to being missing in half of the rows or more | `stop`: the answers are known to be worse, or the inputs are broken |
 | something has shifted, and no error is watched, or one has certainly grown | `retrain`: the world has moved, and nothing shows that the model has kept up |
 | something has shifted, and every error that is watched has enough values and has not certainly grown | `watch`: the model copes so far |
-| a change is certain but small, or there is not enough data | `watch` |
+| a change is certain but small, or there is not enough data, of all features or of one | `watch` |
 | otherwise | `nothing` |
 
 Assumed: independent rows; features that are independent or positively dependent, as Benjamini and Hochberg's procedure does; one report looked at once. A report that is repeated every day has its share of false discoveries every day.
@@ -121,7 +121,7 @@ def sentence(
         return "not enough data", note.strip()
     return "none", f"None of {len(features)} features has shifted.{note}"
 
-# %% ../../../nbs/drift/09_shift.ipynb #e8978e5a
+# %% ../../../nbs/drift/09_shift.ipynb #df53204d
 def advice(
     verdict: str,  # none, watch, shifted, not enough data
     features: Sequence[FeatureShift],  # all of them, judged
@@ -138,9 +138,13 @@ def advice(
     if verdict == "shifted":
         said = "the errors that are watched do not clear the model" if errors else "no error is watched"
         return "retrain", f"something has shifted, and {said}."
-    if verdict == "none":
+    if grown := [f"{f.name} ({f.words})" for f in errors if f.adjusted <= fdr and f.rose]:
+        return "watch", f"the errors have certainly grown, though by less than psi_floor asks: {', '.join(grown)}."
+    if verdict == "watch":
+        return "watch", "the change is small."
+    if verdict == "none" and not any(isinstance(f.distance, NotEnough) for f in features):
         return "nothing", "no change is certain."
-    return "watch", "the change is small." if verdict == "watch" else "there is too little to say that all is well."
+    return "watch", "there is too little to say that all is well."
 
 # %% ../../../nbs/drift/09_shift.ipynb #63f7bb85
 def role_of(
