@@ -8,7 +8,7 @@ import nbformat
 import pytest
 
 from seatrial.base.journal import Journal
-from seatrial.base.record import Decision
+from seatrial.base.record import Decision, Prediction
 from seatrial.base.settings import SECTIONS, CannotDo, PathSettings, Settings, load
 from seatrial.report.runner import environment, kernel, put, record, recordable, run, stamp
 from seatrial.report.template import checked_parameters, parameters_of, read_template
@@ -238,3 +238,26 @@ def test_asking_for_what_is_not_there_ends_not_ok_with_the_three_files(settings,
     assert not done.ok
     assert says in done.error
     assert sorted(p.name for p in done.folder.iterdir()) == ["metrics.json", "report.html", "report.ipynb"]
+
+
+def test_a_feature_that_no_longer_arrives_is_reported_and_a_new_one_is_named(settings):
+    rows = [
+        Prediction(
+            f"r{i}",
+            "champion",
+            1e9 + i,
+            "",
+            "one",
+            "1.0.0",
+            features={"heat": i % 7, "tone": "ab"[i % 2]} | ({"dead": i % 5} if i < 100 else {"fresh": i % 3}),
+            outputs={"y": [i % 11]},
+        )
+        for i in range(200)
+    ]
+    with Journal.open(settings) as journal:
+        journal.append(rows)
+    done = run(ROOT / "nbs" / "reports" / "drift.ipynb", settings=settings)
+    assert (done.ok, done.error) == (True, None)
+    assert done.metrics["verdict"] == "shifted" and done.metrics["recommendation"] == "stop"
+    page = done.html.read_text()
+    assert "missing in 0.0% → 100.0% of rows" in page and "without a reference: fresh" in page
