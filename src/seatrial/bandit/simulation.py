@@ -208,13 +208,13 @@ def compare(
             lost[name][i] = sailed(policy, course, np.random.default_rng(seed)).regret[at - 1]
     return Table(at, lost)
 
-# %% ../../../nbs/bandit/12_simulation.ipynb #27727e83
+# %% ../../../nbs/bandit/12_simulation.ipynb #f209fa19
 @dataclass(frozen=True, slots=True)
 class Replayed:
     "What a policy would have earned on the rows of a log that it agrees with."
 
     mean: float  # reward of the rows that were kept
-    standard_error: float  # of the mean
+    standard_error: float  # of the mean, rewards taken as independent; a policy that learns varies somewhat more
     kept: int  # rows where the policy played what was logged
     rows: int  # of the log
     logged: float  # mean reward of the log, in which arms were chosen by chance
