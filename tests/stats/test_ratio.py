@@ -8,10 +8,18 @@ import statsmodels.api as sm
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seatrial.stats.comparison import NotEnough, non_inferiority, welch
+from seatrial.stats.comparison import NotEnough, non_inferiority, paired, welch
 from seatrial.stats.joint import Joint, clustered
 from seatrial.stats.moments import Moments
-from seatrial.stats.ratio import clustered_means, design_effect, effective, linearized, ratio_of_means, weighing
+from seatrial.stats.ratio import (
+    clustered_means,
+    design_effect,
+    effective,
+    linearized,
+    paired_clusters,
+    ratio_of_means,
+    weighing,
+)
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -161,3 +169,25 @@ def test_a_ratio_of_nothing_is_refused():
 def test_clusters_that_are_not_two_columns_are_refused(clusters):
     with pytest.raises(ValueError, match="clusters must be two columns, of control and of treatment, got"):
         clustered_means([1.0, 2, 3], [1.0, 2, 3], clusters=clusters)
+
+
+@pytest.mark.parametrize("relative", [False, True])
+@pytest.mark.parametrize("side", ["two-sided", "greater", "less"])
+def test_paired_clusters_of_one_row_are_the_paired_t_test(side, relative):
+    rng = np.random.default_rng(3)
+    x = rng.lognormal(size=40)
+    y = 1.1 * x + rng.normal(0, 0.3, 40)
+    ours = paired_clusters(x, y, 0.1, clusters=np.arange(40), side=side, relative=relative, null=0.02)
+    theirs = paired(x, y, 0.1, side=side, relative=relative, null=0.02)
+    for name in ("effect", "lower", "upper", "p_value", "n_control", "baseline", "standardized"):
+        assert getattr(ours, name) == pytest.approx(getattr(theirs, name), rel=1e-9)
+
+
+def test_paired_clusters_weigh_rows_and_not_clusters():
+    x, y = np.zeros(6), np.array([1.0, 1.0, 1.0, 1.2, 3.0, 0.5])
+    found = paired_clusters(x, y, clusters=["a", "a", "a", "b", "b", "c"])
+    assert found.effect == pytest.approx(y.mean()) and found.n_control == 3
+    assert isinstance(paired_clusters(x, y, clusters=["a"] * 6), NotEnough)
+    assert isinstance(paired_clusters(x, x, clusters=np.arange(6)), NotEnough)
+    with pytest.raises(ValueError, match="must have one entry a row"):
+        paired_clusters(x, y, clusters=["a"])
