@@ -80,3 +80,9 @@ def test_the_better_arm_gets_nearly_all_plays(kind):
 def test_the_lai_robbins_constant_is_that_of_its_formula():
     assert lai_robbins([0.9, 0.8]) == pytest.approx(0.1 / kl(0.8, 0.9)) == pytest.approx(2.252, abs=1e-3)
     assert lai_robbins([0.5, 0.5]) == 0
+
+
+@pytest.mark.parametrize("rate", [math.nan, -0.1, 1.5, "0.5"])
+def test_the_constant_of_no_rates_is_refused(rate):
+    with pytest.raises(ValueError, match=r"rate must lie in \[0, 1\], got rate="):
+        lai_robbins([0.5, rate])

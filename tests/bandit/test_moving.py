@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from seatrial.bandit.contextual import LinUCB
 from seatrial.bandit.index import IMED, KLUCB, UCB1, UCBTuned
 from seatrial.bandit.moving import Restart, Watch, Wrapped, fading, memory_for, records, restarting, sliding
 from seatrial.bandit.policy import EpsilonGreedy, Policy, floored, restored
+from seatrial.bandit.segment import per_segment
 from seatrial.bandit.thompson import GaussianThompson, Thompson
 
 plays = st.lists(st.tuples(st.integers(0, 2), st.floats(0, 1)), max_size=60)
@@ -188,3 +190,21 @@ def test_a_saved_window_with_an_arm_that_does_not_exist_is_refused():
     stored = sliding(Thompson(["a", "b"]), 2).learn("a", 1).to_dict()
     with pytest.raises(ValueError, match="the window must hold the plays of"):
         restored(stored | {"played": [0, 7], "earned": [1.0, 1.0]})
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: LinUCB(["a", "b"], features=["x"]),
+        lambda: floored(LinUCB(["a", "b"], features=["x"]), 0.1),
+        lambda: per_segment(Thompson(["a", "b"]), "market"),
+    ],
+)
+def test_a_contextual_policy_is_not_watched_for_a_mean_that_it_moves_itself(make):
+    with pytest.raises(ValueError, match="inner must be a policy that is not contextual, got kind="):
+        restarting(make())
+
+
+def test_a_watched_policy_may_stand_in_each_segment():
+    policy = per_segment(restarting(Thompson(["a", "b"])), "market").learn("a", 1, {"market": "de"})
+    assert restored(policy.to_dict()).to_dict() == policy.to_dict()

@@ -170,10 +170,11 @@ class IMED(IndexPolicy):
         top = max(means)
         return [-n * kl(mean, top) - math.log(n) for mean, n in zip(means, self.n, strict=True)]
 
-# %% ../../../nbs/bandit/02_index.ipynb #e6ee8548
+# %% ../../../nbs/bandit/02_index.ipynb #06ec3db1
 def lai_robbins(
     rates: Sequence[float],  # true means of Bernoulli arms
 ) -> float:  # regret for each unit of ln t that no uniformly good policy can beat in the limit
     "The constant of Lai and Robbins (1985)."
+    rates = [inside(r, "rate", 0, 1) for r in rates]
     top = max(rates)
     return sum((top - r) / kl(r, top) for r in rates if r < top)

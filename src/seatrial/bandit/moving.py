@@ -237,7 +237,7 @@ class Watch:
         house = sum(k * math.log(k / self.n) for k in (self.total, lost) if k > 0)
         return money - house
 
-# %% ../../../nbs/bandit/04_moving.ipynb #8f2cba10
+# %% ../../../nbs/bandit/04_moving.ipynb #b94941b6
 @dataclass(slots=True)
 class Restart(Wrapped):
     "Another policy that begins again once an arm's mean has provably moved."
@@ -251,6 +251,11 @@ class Restart(Wrapped):
 
     def __post_init__(self):
         around(self)
+        core = self.inner
+        while getattr(core, "inner", None):
+            core = core.inner
+        if hasattr(core, "features") or hasattr(core, "segment"):
+            raise ValueError(f"inner must be a policy that is not contextual, got kind={core.kind!r}")
         inside(self.alpha, "alpha", 1e-12, 1 - 1e-12)
         self.new = self.new or restored(self.inner.to_dict())
         self.watches = watched(self.watches, len(self.arms))
