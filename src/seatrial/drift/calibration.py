@@ -6,7 +6,7 @@ $$\operatorname{logit} c = \beta_0 + \beta_1 z + \sum_k \beta_{k+1} \max(0, z - 
 
 with a slight ridge penalty. With the line alone it is Platt's (1999, *Advances in Large Margin Classifiers*).
 
-*Where it is checked.* In five folds of the reference, each row judged by a fit that has not seen it: over tenths of the rows, in order of the claim, $\sum_g (O_g - E_g)^2 / V_g$ is compared with $\chi^2_{10}$, where $O_g$ counts the labels, $E_g$ sums the claims $c$ and $V_g$ sums $c (1 - c)$ (Hosmer and Lemeshow 1980, *Communications in Statistics* A9:1043).
+*Where it is checked.* In five folds of the reference, each row judged by a fit that has not seen it: over tenths of the rows, in order of the claim, $\sum_g (O_g - E_g)^2 / V_g$ is compared with $\chi^2_{10}$, where $O_g$ counts the labels, $E_g$ sums the claims $c$ and $V_g$ sums $c (1 - c)$ (Hosmer and Lemeshow 1980, *Communications in Statistics* A9:1043). That is the law for claims by a stranger; for those of folds it is a bound that is seldom reached.
 
 Assumed: independent rows. Whether the calibration still holds on rows without labels, nobody can check.
 
