@@ -8,7 +8,7 @@ import torch
 from seatrial.base.settings import CannotDo
 from seatrial.engine.bundle import read
 from seatrial.engine.export import bundle_of
-from seatrial.engine.quantize import quantize, sums_are_wide
+from seatrial.engine.quantize import graph_of, products, quantize, sums_are_wide
 from seatrial.engine.runtime import load
 
 X = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
@@ -77,3 +77,17 @@ def test_a_model_without_products_is_refused_and_leaves_nothing(tmp_path):
 )
 def test_full_bytes_are_used_only_where_sums_cannot_saturate(cpuinfo, machine, wide):
     assert sums_are_wide(cpuinfo, machine) is wide
+
+
+def test_a_layer_that_is_left_out_keeps_its_floats(plain, tmp_path):
+    names = products(graph_of(plain))
+    spared = quantize(plain, tmp_path / "b", exclude=names[:1])
+    kept = [n.name for n in onnx.load(spared.folder / spared.graph).graph.node if n.op_type in {"MatMul", "Gemm"}]
+    assert [n.removesuffix("_MatMul") for n in kept] == list(names[:1]) and spared.card["quantized"][
+        "excluded"
+    ] == list(names[:1])
+
+
+def test_an_unknown_layer_cannot_be_left_out(plain, tmp_path):
+    with pytest.raises(ValueError, match="exclude must name nodes"):
+        quantize(plain, tmp_path / "b", exclude=["nobody"])
