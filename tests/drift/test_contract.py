@@ -210,3 +210,12 @@ def test_the_saved_form_names_every_field_and_its_kind(name):
     other, saved = EWMA if isinstance(detector, CUSUM) else CUSUM, detector.to_dict()
     with pytest.raises(ValueError, match="kind must be one of"):
         other.from_dict(saved)
+
+
+@pytest.mark.parametrize("bad", [{"n": -7}, {"run_length": "a"}, {"mean": "a"}, {"shares": [1.0]}])
+def test_a_saved_detector_that_no_detector_saved_is_refused(bad):
+    for make, _ in EXAMPLES.values():
+        saved = make().to_dict()
+        if set(bad) <= set(saved) and saved["kind"] != ("page-hinkley" if "mean" in bad else ""):
+            with pytest.raises(ValueError, match=next(iter(bad))):
+                Detector.from_dict(saved | bad)

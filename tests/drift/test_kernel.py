@@ -149,3 +149,25 @@ def test_a_small_batch_against_a_large_reference_is_permuted_and_all_rows_are_re
     r, c = clouds(12, 6000, 40, moved=3.0)
     found = test(r, c, RNG(0), permutations=99).distance
     assert (found.n_reference, found.n_current, found.p_value) == (6000, 40, 0.01)
+
+
+@pytest.mark.parametrize("scale", [2.0**-1000, 2.0**520, 2.0**1000])
+def test_neither_test_depends_on_the_unit(scale):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(60, 3)), rng.normal(0.3, 1, size=(60, 3))
+    for test in (mean_embedding, mmd):
+        plain, scaled = (test(x * s, y * s, np.random.default_rng(1)).distance for s in (1.0, scale))
+        assert scaled.value == pytest.approx(plain.value) and scaled.p_value == plain.p_value
+
+
+@pytest.mark.parametrize("test", [mean_embedding, mmd])
+@pytest.mark.parametrize("n", [100, 3000])
+def test_rows_that_are_all_one_have_not_moved(test, n):
+    assert test(np.full((n, 2), 0.1), np.full((n, 2), 0.1), np.random.default_rng(0)).distance.p_value > 0.5
+
+
+def test_the_law_of_many_rows_does_not_depend_on_the_unit():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(1500, 3)), rng.normal(size=(1500, 3))
+    p = [mean_embedding(x * s, y * s, np.random.default_rng(1)).distance.p_value for s in (1.0, 2.0**-40, 2.0**200)]
+    assert p[0] > 0.01 and p[1:] == pytest.approx([p[0], p[0]])

@@ -171,3 +171,37 @@ def test_bad_input_is_refused_and_changes_nothing():
         with pytest.raises(ValueError, match=message):
             bad()
     assert sketch.to_dict() == before
+
+
+@pytest.mark.parametrize("bad", [{"certain": -1.0}, {"variance": math.nan}, {"low": 100.0}, {"high": -100.0}])
+def test_a_saved_sketch_that_contradicts_itself_is_refused(bad):
+    good = Sketch().update(np.arange(90.0), np.random.default_rng(0)).to_dict()
+    assert restored(good).n == 90
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        restored(good | bad)
+
+
+def test_a_constant_that_became_another_is_seen_from_a_sketch():
+    kept = Sketch().update(np.ones(1000), np.random.default_rng(0))
+    found = against(kept, np.zeros(100))
+    assert all(d.p_value < 1e-20 for d in found.values())
+    assert all(d.p_value == 1 for d in against(kept, np.ones(100)).values())
+
+
+def test_nothing_is_read_off_an_empty_sketch_or_at_no_number():
+    for ask in (cdf, quantile):
+        with pytest.raises(ValueError, match="sketch must hold at least one row"):
+            ask(Sketch(), [0.5])
+    with pytest.raises(ValueError, match="x must hold no NaN"):
+        cdf(Sketch().update([1.0], np.random.default_rng(0)), [math.nan])
+
+
+@pytest.mark.parametrize("power", [-1000, 990])
+def test_no_distance_from_a_sketch_depends_on_the_unit(power):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=500), rng.normal(size=100)
+    plain, scaled = (
+        against(Sketch().update(np.ldexp(x, p), np.random.default_rng(1)), np.ldexp(y, p)) for p in (0, power)
+    )
+    for test in plain:
+        assert scaled[test].p_value == pytest.approx(plain[test].p_value, rel=1e-6)

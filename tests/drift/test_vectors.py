@@ -152,3 +152,17 @@ def test_what_is_not_a_table_of_numbers_is_refused_by_name(reference, current, m
 def test_settings_outside_their_range_are_refused(bad, message):
     with pytest.raises(ValueError, match=message):
         domain_classifier(*clouds(16, 50, 50), RNG(0), **bad)
+
+
+@pytest.mark.parametrize("scale", [2.0**-1000, 2.0**-40, 2.0**520, 2.0**1000])
+@pytest.mark.parametrize("fit", [curved, linear])
+def test_no_area_depends_on_the_unit(scale, fit):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(60, 3)), rng.normal(1, 1, size=(60, 3))
+    plain, scaled = (domain_classifier(x * s, y * s, np.random.default_rng(1), fit=fit) for s in (1.0, scale))
+    assert scaled.auc == pytest.approx(plain.auc) and plain.auc > 0.8 and scaled.words == plain.words
+
+
+def test_a_constant_column_has_not_moved_by_rounding():
+    assert moved_most(np.full((1000, 1), 0.1), np.full((77, 1), 0.1)) == "no column's mean stands out"
+    assert moved_most(np.full((1000, 1), 0.1), np.full((77, 1), 0.2)) == "column 0 +inf sd"

@@ -171,15 +171,15 @@ class Chart(Detector):
         self.spread += d * (x - self.centre)
         return z
 
-# %% ../../../nbs/drift/11_chart.ipynb #a8511fb3
+# %% ../../../nbs/drift/11_chart.ipynb #95cd45f0
 def begin(
     chart: Chart,  # just made or restored
 ) -> None:
     "Check what a chart was told and find its threshold."
     told(chart)
+    within(chart.run_length, 1, 1e12, "run_length")
     if chart.threshold is None:
         silent = 0 if chart.mean is not None else 1 if chart.sd else 2  # values that cannot alarm
-        within(chart.run_length, 1, 1e12, "run_length")
         chart.threshold = threshold_for(chart.run_length - silent, chart.measure)
     within(chart.threshold, 1e-9, 1e9, "threshold")
 

@@ -21,13 +21,13 @@ Docs: https://seatrial.github.io/seatrial/drift/edetector.html.md"""
 # %% auto #0
 __all__ = ['stakes', 'played', 'EDetector', 'agreed', 'Agreement', 'met', 'agreement']
 
-# %% ../../../nbs/drift/13_edetector.ipynb #fc1e13ff
+# %% ../../../nbs/drift/13_edetector.ipynb #a3c42a46
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from .stream import SEEN, Detector, within
+from .stream import REAL, SEEN, Detector, within
 from ..stats.comparison import one_of
 
 # %% ../../../nbs/drift/13_edetector.ipynb #813e4f12
@@ -89,7 +89,7 @@ class EDetector(Detector):
             total += sum(self.low) / len(down)
         return total / (2 if up and down else 1) / self.run_length
 
-# %% ../../../nbs/drift/13_edetector.ipynb #c72fbb04
+# %% ../../../nbs/drift/13_edetector.ipynb #cb5639be
 def agreed(
     detector: EDetector,  # just made or restored
 ) -> None:
@@ -99,6 +99,8 @@ def agreed(
     one_of(d.form, ("sr", "cusum"), "form")
     within(d.run_length, 2, 1e12, "run_length")
     width = within(d.hi, math.nextafter(within(d.lo, -1e100, 1e100, "lo"), math.inf), 1e100, "hi") - d.lo
+    if not isinstance(d.mean, REAL):
+        raise ValueError(f"mean must be one number, got mean={d.mean!r}")
     room = min(d.mean - d.lo, d.hi - d.mean) / width
     if not room > 1e-12:
         raise ValueError(f"mean must lie strictly between lo={d.lo:g} and hi={d.hi:g}, got mean={d.mean}")
@@ -107,6 +109,8 @@ def agreed(
         up, down = ((m + d.tolerance) / width for m in (d.mean - d.lo, d.hi - d.mean))
         wanted = ((up, "up"), (down, "down"))
         d.shares = [stakes(m, d.run_length) if d.side in (name, "both") else [] for m, name in wanted]
+    if not (isinstance(d.shares, list) and len(d.shares) == 2 and all(isinstance(x, list) for x in d.shares)):
+        raise ValueError(f"shares must be two lists of stakes, up and down, got shares={d.shares!r}")
     for seen, shares in ((d.high, d.shares[0]), (d.low, d.shares[1])):
         if len(seen) not in (0, len(shares)):
             raise ValueError(

@@ -55,7 +55,7 @@ def permuted(
     rounding = 1e-9 * abs(seen) + 1e-12 * np.abs(k).max()
     return float((1 + (null >= seen - rounding).sum()) / (1 + permutations))
 
-# %% ../../../nbs/drift/07_kernel.ipynb #3e333817
+# %% ../../../nbs/drift/07_kernel.ipynb #0f9c1dca
 def mixture_tail(
     t: float,  # >= 0
     weights: np.ndarray,  # (k,) > 0
@@ -64,7 +64,7 @@ def mixture_tail(
     lam = weights[weights > 1e-12 * weights.max(initial=0.0)]
     if lam.size == 0:
         return 1.0 if t <= 0 else 0.0
-    lam, t = lam / lam.sum(), max(t, 1e-12) / lam.sum()  # mean 1
+    lam, t = lam / lam.sum(), max(t / lam.sum(), 1e-12)  # mean 1
     square = float((lam * lam).sum())
     if abs(t - 1) < 1e-2 * np.sqrt(2 * square) or lam.size == 1:  # in the middle: chi-squared with its two moments
         return float(stats.chi2.sf(t / square, 1 / square))
@@ -77,7 +77,7 @@ def mixture_tail(
 # %% ../../../nbs/drift/07_kernel.ipynb #73c9f9c5
 LAW_ROWS = 20_000  # rows of a side from which the covariance is taken
 
-# %% ../../../nbs/drift/07_kernel.ipynb #b3de0092
+# %% ../../../nbs/drift/07_kernel.ipynb #cef1948b
 def by_law(
     r: np.ndarray,  # (n, d) reference
     c: np.ndarray,  # (m, d) current
@@ -89,6 +89,7 @@ def by_law(
     some = [seen(x[rng.permutation(len(x))[:LAW_ROWS]]) for x in (r, c)]
     covs = [np.atleast_2d(np.cov(x, rowvar=False)) for x in some]
     squared = float(((means[1] - means[0]) ** 2).sum())
+    squared *= squared > 1e-24 * float((means[0] ** 2).sum())  # below that it is rounding
     pooled = (len(r) * covs[0] + len(c) * covs[1]) / (len(r) + len(c))
     p = mixture_tail(squared, np.linalg.eigvalsh(pooled) * (1 / len(r) + 1 / len(c)))
     return (squared, *(float(np.trace(x)) for x in covs)), p
@@ -174,7 +175,7 @@ def fourier(
     w, b = rng.normal(scale=1 / width, size=(d, features)), rng.uniform(0, 2 * np.pi, features)
     return lambda x: np.sqrt(2 / features) * np.cos(x @ w + b)
 
-# %% ../../../nbs/drift/07_kernel.ipynb #e8769901
+# %% ../../../nbs/drift/07_kernel.ipynb #81b273a0
 def mmd(
     reference: ArrayLike,  # (n, d) rows
     current: ArrayLike,  # (m, d) rows
@@ -194,6 +195,7 @@ def mmd(
     r, c = thinned(r, c, exact_rows, rng)
     n, m = len(r), len(c)
     rows = np.vstack([r, c])
+    rows = rows - rows[0]  # exactly 0 in a column that is constant
     rows = rows - rows.mean(axis=0)
     if scaled:
         spread = rows.std(axis=0)

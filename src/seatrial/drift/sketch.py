@@ -138,17 +138,19 @@ def joined(
     sketch.certain, sketch.variance = sketch.certain + certain, sketch.variance + variance
     return sketch
 
-# %% ../../../nbs/drift/05_sketch.ipynb #d05c4fd3
+# %% ../../../nbs/drift/05_sketch.ipynb #e5ec99d1
 def staircase(
     sketch: Sketch,  # with at least one row
 ) -> tuple[np.ndarray, np.ndarray]:  # values (K,), share of rows that are at most that (K,)
     "The distribution function as it is known."
+    if not sketch.n:
+        raise ValueError("sketch must hold at least one row, got none")
     z = np.concatenate(sketch.levels)
     order = np.argsort(z, kind="stable")
     weight = np.repeat(2.0 ** np.arange(len(sketch.levels)), [x.size for x in sketch.levels])
     return z[order], np.cumsum(weight[order]) / sketch.n
 
-# %% ../../../nbs/drift/05_sketch.ipynb #fd97ed4d
+# %% ../../../nbs/drift/05_sketch.ipynb #0e6aee33
 def cdf(
     sketch: Sketch,  # with at least one row
     x: ArrayLike,  # values
@@ -156,6 +158,8 @@ def cdf(
     "Share of rows that are at most x."
     z, f = staircase(sketch)
     x = np.asarray(x, float)
+    if np.isnan(x).any():
+        raise ValueError(f"x must hold no NaN, got x={x}")
     share = np.append(0.0, f)[np.searchsorted(z, x, side="right")]
     return np.where(x < sketch.low, 0.0, np.where(x >= sketch.high, 1.0, share))
 
@@ -181,7 +185,7 @@ def saved(
     ends = {"low": sketch.low, "high": sketch.high} if sketch.n else {"low": None, "high": None}
     return {k: getattr(sketch, k) for k in names} | ends | {"levels": [x.tolist() for x in sketch.levels]}
 
-# %% ../../../nbs/drift/05_sketch.ipynb #bb91a3b0
+# %% ../../../nbs/drift/05_sketch.ipynb #3cec4bac
 def restored(
     stored: Mapping[str, Any],  # what `to_dict` gave
 ) -> Sketch:  # as it was
@@ -193,6 +197,13 @@ def restored(
     if rows != stored["n"]:
         raise ValueError(f"levels must stand for n rows, got {rows} and n={stored['n']}")
     ends = (stored["low"], stored["high"]) if rows else (math.inf, -math.inf)
+    if rows and not (
+        ends[0] <= min(x[0] for x in levels if x.size) and max(x[-1] for x in levels if x.size) <= ends[1]
+    ):
+        raise ValueError(f"low and high must enclose all levels, got low={ends[0]} and high={ends[1]}")
+    for name in ("certain", "variance"):
+        if not 0 <= stored[name] < math.inf:
+            raise ValueError(f"{name} must be finite and >= 0, got {name}={stored[name]}")
     return Sketch(stored["error"], stored["n"], *ends, stored["certain"], stored["variance"], levels)
 
 # %% ../../../nbs/drift/05_sketch.ipynb #d9a2072b
@@ -225,7 +236,7 @@ def by_gap(
     gap, n, m = float(np.abs(f - g).max()), sketch.n, b.size
     return "KS", gap, untied(max(0.0, gap - sketch.off), n * m / (n + m))
 
-# %% ../../../nbs/drift/05_sketch.ipynb #c5f142d6
+# %% ../../../nbs/drift/05_sketch.ipynb #27f10395
 def spread_of(
     sketch: Sketch,  # with at least one row
 ) -> float:  # > 0
@@ -244,7 +255,8 @@ def by_area(
     closest = float((np.maximum(0, np.abs(f - g) - sketch.off)[:-1] * width)[inside].sum())
     few_at = np.unique(np.linspace(0, at.size - 1, 256).astype(int))
     few_at = few_at[(h[few_at] >= 5 / min(n, m)) & (h[few_at] < 1 - 5 / min(n, m))]
-    p = p_of_area(closest, at[few_at], h[few_at], n, m) if few_at.size > 1 else 1.0
+    p = by_gap(sketch, b, at, f, g, bins)[2]  # where one value is nearly all there is, the gap beside it decides
+    p = p_of_area(closest, at[few_at], h[few_at], n, m) if few_at.size > 1 else p
     return "Wasserstein", float((np.abs(f - g)[:-1] * width).sum()) / spread_of(sketch), p
 
 # %% ../../../nbs/drift/05_sketch.ipynb #3571abaf

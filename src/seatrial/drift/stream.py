@@ -147,7 +147,7 @@ def numbers(
         all(map(numbers, value)) if isinstance(value, list) else isinstance(value, int | float) and abs(value) < 1e300
     )
 
-# %% ../../../nbs/drift/10_stream.ipynb #d31a4cfb
+# %% ../../../nbs/drift/10_stream.ipynb #6628dc59
 def restored(
     stored: Mapping[str, Any],  # what `to_dict` gave
     face: type = Detector,  # the family it must belong to
@@ -162,6 +162,7 @@ def restored(
     for name, fresh in states(cls).items():
         if isinstance(values[name], list) != isinstance(fresh(), list) or not numbers(values[name]):
             raise ValueError(f"{name} of a saved {cls.kind} must be finite numbers, got {values[name]!r}")
+    whole(values["n"], 0, 10**18, "n")
     return cls(**deepcopy(values))
 
 # %% ../../../nbs/drift/10_stream.ipynb #4b4c157a

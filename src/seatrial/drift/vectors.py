@@ -20,7 +20,8 @@ Docs: https://seatrial.github.io/seatrial/drift/vectors.html.md"""
 __all__ = ['ROWS_MIN', 'Scorer', 'table', 'sides', 'scarce', 'Apart', 'moved_most', 'newton', 'linear', 'curved', 'dealt',
            'forward', 'area_interval', 'domain_classifier']
 
-# %% ../../../nbs/drift/06_vectors.ipynb #76a2a7c6
+# %% ../../../nbs/drift/06_vectors.ipynb #42c937c4
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -45,7 +46,7 @@ def table(
         raise ValueError(f"{name} must be a table of rows and columns, got shape {x.shape}")
     return finite(x, name).reshape(x.shape)
 
-# %% ../../../nbs/drift/06_vectors.ipynb #775a82da
+# %% ../../../nbs/drift/06_vectors.ipynb #9711fccc
 def sides(
     reference: ArrayLike,  # (n, d) rows
     current: ArrayLike,  # (m, d) rows
@@ -54,7 +55,11 @@ def sides(
     r, c = table(reference, "reference"), table(current, "current")
     if r.shape[1] != c.shape[1]:
         raise ValueError(f"reference and current must be as wide, got {r.shape[1]} and {c.shape[1]} columns")
-    return r, c
+    top = max(float(np.abs(x).max(initial=0.0)) for x in (r, c))
+    if top == 0 or 1e-100 < top < 1e100:
+        return r, c
+    move = (300 if top > 1 else -300) - math.frexp(top)[1]  # a power of two rounds nothing, and squares stay finite
+    return np.ldexp(r, move), np.ldexp(c, move)
 
 # %% ../../../nbs/drift/06_vectors.ipynb #3821e8ba
 ROWS_MIN = 10  # a side
@@ -88,7 +93,7 @@ class Apart:
         )
         return f"{area}{self.distance._repr_markdown_()}: {self.words}"
 
-# %% ../../../nbs/drift/06_vectors.ipynb #c004b8d6
+# %% ../../../nbs/drift/06_vectors.ipynb #af0ebb99
 def moved_most(
     r: np.ndarray,  # (n, d) reference
     c: np.ndarray,  # (m, d) current
@@ -98,7 +103,8 @@ def moved_most(
     "The columns whose means moved most, in words; those that may have moved by chance are not named."
     if names is not None and len(names) != r.shape[1]:
         raise ValueError(f"names must have one entry a column, got {len(names)} for {r.shape[1]} columns")
-    a, b = r.std(axis=0), c.std(axis=0)
+    r, c = r - r[0], c - r[0]  # so that the mean of a constant is that constant, without rounding
+    a, b = (np.where(np.ptp(x, axis=0) > 0, x.std(axis=0), 0.0) for x in (r, c))
     sd = np.sqrt((a * a + b * b) / 2)
     error = np.sqrt(a * a / len(r) + b * b / len(c))
     gap = c.mean(axis=0) - r.mean(axis=0)
@@ -131,14 +137,14 @@ def newton(
             break
     return w
 
-# %% ../../../nbs/drift/06_vectors.ipynb #719f2e55
+# %% ../../../nbs/drift/06_vectors.ipynb #1e1b474b
 def linear(
     x: np.ndarray,  # (rows, d)
     y: np.ndarray,  # (rows,) 0 reference, 1 current
 ) -> Scorer:  # scores new rows
     "Ridge logistic regression on the columns: sees means that moved."
     centre, spread = x.mean(axis=0), x.std(axis=0)
-    spread = np.where(spread > 1e-12 * (1 + np.abs(centre)), spread, np.inf)  # a constant column is no column
+    spread = np.where(spread > 1e-12 * np.abs(centre), spread, np.inf)  # a constant column is no column
     z = (x - centre) / spread
     turn = np.linalg.qr(z.T)[0] if z.shape[1] > z.shape[0] else None  # (d, rows): the rows' subspace
     w = newton(z if turn is None else z @ turn, y, penalty=max(1.0, z.shape[1] / 10))
