@@ -1,6 +1,6 @@
 r"""A classifier is live and its labels come next month: how well is it doing now?
 
-**Method.** A classifier gives each row a score $s$ and the answer 1 where $s \ge \tau$. On labelled **reference** rows a calibration $c(s) = P(y = 1 \mid s)$ is learned and checked (`seatrial.drift.calibration`). Each **current** row without a label then counts as $c(s_j)$ of a yes and $1 - c(s_j)$ of a no, in every formula that knows labels. With $a_j$ the answers, the expected confusion matrix and what follows from it are
+**Method.** A classifier gives each row a score $s$ and the answer 1 where $s \ge \tau$. On labelled **reference** rows a calibration $c(s) = P(y = 1 \mid s)$ is learned and checked (`seatrial.drift.bend`). Each **current** row without a label then counts as $c(s_j)$ of a yes and $1 - c(s_j)$ of a no, in every formula that knows labels. With $a_j$ the answers, the expected confusion matrix and what follows from it are
 
 $$TP = \sum_j a_j c_j, \quad FP = \sum_j a_j (1 - c_j), \quad FN = \sum_j (1 - a_j) c_j, \quad F_1 = \frac{2\,TP}{2\,TP + FP + FN}, \quad AUC = \frac{\sum_{j \ne k} c_j (1 - c_k) \left( 1_{s_j > s_k} + \tfrac12 1_{s_j = s_k} \right)}{\sum_{j \ne k} c_j (1 - c_k)}$$
 
@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
-from .calibration import Bends, agreement, held_out, logistic, logits, probabilities, truths
+from .bend import Bends, agreement, held_out, logistic, logits, probabilities, truths
 from .trust import Estimate, Support, support
 from ..stats.comparison import NotEnough, one_of, rate
 

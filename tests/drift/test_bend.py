@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import special, stats
 from sklearn.linear_model import LogisticRegression
 
-from seatrial.drift.calibration import Bends, agreement, held_out, logistic, logits, probabilities, truths
+from seatrial.drift.bend import Bends, agreement, held_out, logistic, logits, probabilities, truths
 
 RNG = np.random.default_rng
 
