@@ -5,24 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 from seatrial.base.settings import CannotDo
-from seatrial.tune.progressive import (
-    AT_ONCE,
-    STAGES,
-    Diverged,
-    Stage,
-    batches,
-    cosine,
-    lengths,
-    padding,
-    predict,
-    progressive,
-    thawed,
-)
+from seatrial.tune.feed import predict
+from seatrial.tune.progressive import AT_ONCE, STAGES, Stage, Tuned, progressive, rates, thawed
+from seatrial.tune.training import Diverged
 
 
 class Tower(nn.Module):
@@ -66,65 +54,6 @@ def data():
 
 def valid_loss(model, valid):
     return float(((predict(model, valid[0]) - valid[1]) ** 2).mean())
-
-
-@settings(deadline=None)
-@given(st.lists(st.integers(0, 12), min_size=1, max_size=60), st.integers(1, 9), st.booleans())
-def test_every_row_is_in_exactly_one_batch(columns, batch, shuffled):
-    rng = np.random.default_rng(1) if shuffled else None
-    plan = batches(len(columns), batch, np.array(columns), rng)
-    assert sorted(np.concatenate(plan).tolist()) == list(range(len(columns)))
-    assert max(map(len, plan)) <= batch
-    assert len(plan) == math.ceil(len(columns) / batch)
-
-
-@settings(deadline=None)
-@given(st.lists(st.lists(st.booleans(), min_size=7, max_size=7), min_size=1, max_size=9))
-def test_length_is_the_last_column_in_use(rows):
-    expected = [max([1, *(i + 1 for i, on in enumerate(row) if on)]) for row in rows]
-    assert lengths(padding({"ids": np.array(rows, int)})).tolist() == expected
-
-
-@settings(deadline=None)
-@given(st.integers(1, 400), st.floats(0, 1))
-def test_schedule_climbs_to_its_rate_once_and_never_leaves_its_bounds(steps, warm_share):
-    factors = [cosine(step, steps, warm_share) for step in range(steps)]
-    assert all(0 < f <= 1 for f in factors)
-    top = factors.index(max(factors))
-    assert factors[: top + 1] == sorted(factors[: top + 1])
-    assert factors[top:] == sorted(factors[top:], reverse=True)
-
-
-class Counted(nn.Module):
-    "Answers with the sum of its ids and notes how wide its batches were."
-
-    def __init__(self):
-        super().__init__()
-        self.head, self.widths = nn.Linear(1, 1), []
-
-    def forward(self, ids, extra):
-        self.widths.append((ids.shape[1], extra.shape[1]))
-        return ids.sum(1).float() + extra.sum(1)
-
-
-def test_cut_columns_are_padding_only_and_answers_keep_their_rows():
-    rng = np.random.default_rng(0)
-    used = rng.integers(1, 30, 50)
-    ids = np.where(np.arange(30) < used[:, None], rng.integers(1, 9, (50, 30)), 0)
-    extra = rng.normal(size=(50, 30)).astype(np.float32)  # as wide as the ids, but measurements
-    model = Counted()
-    answers = predict(model, {"ids": ids, "extra": extra}, batch=8)
-    np.testing.assert_allclose(answers, ids.sum(1) + extra.sum(1), rtol=1e-4, atol=1e-4)
-    assert min(w for w, _ in model.widths) < 15
-    assert {w for _, w in model.widths} == {30}
-
-
-def test_predict_leaves_the_mode_of_the_model_alone(data):
-    model = Tower()
-    model.train()
-    predict(model, data[1][0])
-    assert model.training
-    assert model.seen == [[False] * 4]
 
 
 def test_default_stages_go_deeper_and_slower():
@@ -260,7 +189,7 @@ def test_answers_of_the_wrong_shape_are_refused_before_any_step(data):
     ("change", "said"),
     [
         (lambda x, y: ({"x": x}, y[:-1]), r"train targets must have shape \(80,\).*got \(79,\)"),
-        (lambda x, y: ({"x": x}, y[:, None]), r"got \(80, 1\)"),
+        (lambda x, y: ({"x": x}, y[:, None]), r"targets of train and valid must be alike.*got \(80, 1\)"),
         (lambda x, y: ({"x": x}, np.where(np.arange(80) == 7, np.nan, y)), "train targets must be finite.*row 7"),
         (lambda x, y: ({"x": np.where(np.arange(80)[:, None] == 9, np.inf, x)}, y), "train x must be finite.*row 9"),
         (lambda x, y: ({"z": x}, y), "train inputs must be those of Tower.forward"),
@@ -284,12 +213,51 @@ def test_data_that_does_not_fit_is_refused_in_one_sentence(change, said, data):
         ({"batch": 0}, "batch must be at least 1, got 0"),
         ({"patience": -1}, "patience must be at least 1, got -1"),
         ({"stages": ()}, "stages must be at least 1, got 0"),
+        ({"lr": 0.1}, "lr belongs to the stages, got lr=0.1"),
         ({"padded_by": "nothing"}, "padded_by must name an input"),
     ],
 )
 def test_options_out_of_range_are_refused_by_name_and_value(options, said, data):
     with pytest.raises(ValueError, match=said):
         progressive(Tower(), *data, **options)
+
+
+@pytest.mark.parametrize("decay", [0, 1.01, -0.5, math.nan])
+def test_decay_that_is_no_share_is_refused(decay):
+    with pytest.raises(ValueError, match=r"decay of stage 'odd' must be inside \(0, 1\]"):
+        Stage("odd", 0.5, 1e-3, decay)
+
+
+def test_each_part_learns_slower_than_the_one_above_it_and_none_is_left_out():
+    model = Tower()
+    groups = rates(model, Stage("all", 1, 1e-2, 0.5)).groups
+    assert [g["lr"] for g in groups] == [1e-2, 5e-3, 2.5e-3, 1.25e-3]
+    assert sorted(id(p) for g in groups for p in g["params"]) == sorted(map(id, model.parameters()))
+
+
+def test_tied_parameters_train_once_at_the_rate_of_the_upper_part():
+    model = Tower()
+    model.layers[0][0].weight = model.layers[2][0].weight
+    groups = rates(model, Stage("all", 1, 1e-2, 0.5)).groups
+    weights = [id(p) for g in groups for p in g["params"]]
+    assert len(weights) == len(set(weights)) == len(list(model.parameters()))
+    assert id(model.layers[2][0].weight) in [id(p) for p in groups[1]["params"]]
+
+
+@pytest.mark.parametrize("at", [2, 8, 10, 13, 18])
+def test_a_run_cut_off_in_any_stage_ends_in_the_same_bits(at, data, tmp_path):
+    def press(done, total, words):
+        if done == at:
+            raise KeyboardInterrupt
+
+    whole, cut = Tower(), Tower()
+    expected = progressive(whole, *data, epochs=2)
+    with pytest.raises(KeyboardInterrupt):
+        progressive(cut, *data, epochs=2, checkpoint=tmp_path / "run.pt", progress=press)
+    resumed = progressive(cut, *data, epochs=2, checkpoint=tmp_path / "run.pt")
+    assert same(weights(whole), weights(cut))
+    assert [e.valid_loss for e in resumed.history] == [e.valid_loss for e in expected.history]
+    assert isinstance(resumed, Tuned)
 
 
 @pytest.mark.parametrize(("share", "lr"), [(-0.1, 1e-3), (1.1, 1e-3), (math.nan, 1e-3), (0.5, 0), (0.5, math.inf)])

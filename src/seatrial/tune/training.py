@@ -71,7 +71,7 @@ def _fitting(answers, targets, loss):
     if first.shape[:1] != (n,):
         raise ValueError(f"model must answer each row, got {first.shape} for {n} rows")
 
-# %% ../../../nbs/tune/06_training.ipynb #45334ad0
+# %% ../../../nbs/tune/06_training.ipynb #81ec4f08
 def _measured(run):
     "The validation loss; each process asks the model about its share of the rows."
     rows = np.arange(len(run.valid[1]))
@@ -83,6 +83,8 @@ def _measured(run):
     tensors = [torch.from_numpy(a).to(run.crew.device) for a in (answers if isinstance(answers, tuple) else (answers,))]
     said = tuple(tensors) if isinstance(answers, tuple) else tensors[0]
     value = run.recipe.loss(said, torch.from_numpy(targets).to(run.crew.device)).detach().double()
+    if value.ndim:
+        raise ValueError(f"loss must return one number, the mean over rows, got shape {tuple(value.shape)}")
     both = run.crew.summed(torch.stack([value * len(mine), torch.full_like(value, len(mine))]))
     return float(both[0] / both[1]) if run.crew.size > 1 else float(value)
 
@@ -257,7 +259,7 @@ def _whole(model, legs):
         made.append(Leg(leg.name, groups))
     return made
 
-# %% ../../../nbs/tune/06_training.ipynb #fd0ebe82
+# %% ../../../nbs/tune/06_training.ipynb #a7fe672d
 def staged(
     model: nn.Module,  # trained in place
     train: tuple[Mapping[str, np.ndarray], np.ndarray],  # prepared inputs (rows first), targets (rows, …)
@@ -267,6 +269,9 @@ def staged(
 ) -> Tuned:  # what happened; the best weights are in the model
     "Train leg by leg, and keep the weights that validation liked best."
     legs, (train, valid) = _whole(model, legs), (checked(model, train, "train"), checked(model, valid, "valid"))
+    if train[1].shape[1:] != valid[1].shape[1:] or train[1].dtype != valid[1].dtype:
+        what = f"got {train[1].shape} {train[1].dtype} and {valid[1].shape} {valid[1].dtype}"
+        raise ValueError(f"targets of train and valid must be alike but for the number of rows, {what}")
     if recipe.loss in _ALIKE:  # whole numbers are numbers to them, not classes
         train, valid = ((inputs, targets.astype(np.float32)) for inputs, targets in (train, valid))
     if recipe.processes > 1 and not started():
