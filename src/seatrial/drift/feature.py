@@ -18,7 +18,7 @@ Docs: https://seatrial.github.io/seatrial/drift/feature.html.md"""
 
 # %% auto #0
 __all__ = ['ROLES', 'FeatureShift', 'Column', 'gone', 'mixed', 'column', 'named', 'columns', 'rows', 'movement', 'recorded',
-           'index_of', 'of_numbers', 'most_changed', 'of_categories', 'of_gaps', 'compared']
+           'index_of', 'chance_of', 'of_numbers', 'most_changed', 'of_categories', 'of_gaps', 'compared']
 
 # %% ../../../nbs/drift/08_feature.ipynb #7eaa0092
 from collections import Counter
@@ -43,7 +43,7 @@ ROLES = {  # role → several of them, what its drift is called
     "error": ("errors", "concept drift"),
 }
 
-# %% ../../../nbs/drift/08_feature.ipynb #41f83a27
+# %% ../../../nbs/drift/08_feature.ipynb #a1465a9c
 @dataclass(frozen=True, slots=True)
 class FeatureShift:
     "What happened to one feature."
@@ -59,6 +59,12 @@ class FeatureShift:
     role: str = "input"  # input, prediction, label or error
     rose: bool = False  # whether its mean, share of True or share of missing values has risen
     gone: float = 0.0  # share that is missing now, where missing values are what is compared
+    chance: float = 0.0  # population stability index that is expected where nothing has changed
+
+    @property
+    def excess(self) -> float:
+        "How much beyond what chance alone would show; NaN without an answer."
+        return self.psi - self.chance
 
 # %% ../../../nbs/drift/08_feature.ipynb #1728daba
 class Column(NamedTuple):
@@ -181,14 +187,14 @@ def movement(
         return f"{before[1]:.3g} in {usual[0]:.0%} → {usual[1]:.0%} of rows"
     return f"median {before[1]:.3g}, middle half {before[0]:.3g}–{before[2]:.3g} → {after[0]:.3g}–{after[2]:.3g}"
 
-# %% ../../../nbs/drift/08_feature.ipynb #f12efcba
+# %% ../../../nbs/drift/08_feature.ipynb #11c3a056
 def recorded(
     name: str,  # of the feature
     kind: str,  # number, category or missing
     test: Distance | NotEnough,  # whether
     index: float,  # how much
     words: str,  # what changed
-    **more,  # role, rose, gone
+    **more,  # role, rose, gone, chance
 ) -> FeatureShift:  # not yet judged
     "The record of one question, before the report judges it."
     p = float("nan") if isinstance(test, NotEnough) else test.p_value
@@ -204,7 +210,16 @@ def index_of(
     r, c = reference[some].astype(float), current[some].astype(float)
     return max(0.0, float(stability(r, c, r.sum(), c.sum(), r.size).sum()))
 
-# %% ../../../nbs/drift/08_feature.ipynb #37541042
+# %% ../../../nbs/drift/08_feature.ipynb #fec07cdf
+def chance_of(
+    reference: np.ndarray,  # (B,) counts
+    current: np.ndarray,  # (B,) counts
+) -> float:  # >= 0
+    "Population stability index that is expected where nothing has changed."
+    bins = int(np.count_nonzero(reference + current))
+    return (bins - 1) * (1 / max(1, reference.sum()) + 1 / max(1, current.sum()))
+
+# %% ../../../nbs/drift/08_feature.ipynb #016adc50
 def of_numbers(
     name: str,  # of the feature
     r: np.ndarray,  # (n,) reference, n >= 2
@@ -216,7 +231,8 @@ def of_numbers(
     test = numbers(r, c, ("anderson-darling",))["anderson-darling"]
     rose = bool((c / c.size).sum() > (r / r.size).sum())  # no sum that could overflow
     before, after, _ = counted(r, c, ordered=True)
-    return recorded(name, "number", test, index_of(before, after), movement(r, c), role=role, rose=rose)
+    chance = chance_of(before, after)
+    return recorded(name, "number", test, index_of(before, after), movement(r, c), role=role, rose=rose, chance=chance)
 
 # %% ../../../nbs/drift/08_feature.ipynb #02fbbb76
 def most_changed(
@@ -230,7 +246,7 @@ def most_changed(
     note = " (new)" if not counts[0, most] else " (vanished)" if not counts[1, most] else ""
     return f"{names[most]}{note}: {before[most]:.0%} → {after[most]:.0%} of rows"
 
-# %% ../../../nbs/drift/08_feature.ipynb #f61a4f19
+# %% ../../../nbs/drift/08_feature.ipynb #9c702c4b
 def of_categories(
     name: str,  # of the feature
     r: np.ndarray,  # (n,) reference, n >= 2
@@ -245,9 +261,9 @@ def of_categories(
     if names[-1] == "(rare)" and words.startswith("(rare)"):
         every, all_counts = tallied(r, c, rarest=0.0)
         words += f", above all {most_changed(every, all_counts, [k not in names[:-1] for k in every])}"
-    return recorded(name, "category", test, index, words, role=role, rose=rose)
+    return recorded(name, "category", test, index, words, role=role, rose=rose, chance=chance_of(*counts))
 
-# %% ../../../nbs/drift/08_feature.ipynb #7109f703
+# %% ../../../nbs/drift/08_feature.ipynb #1de66bd8
 def of_gaps(
     name: str,  # of the feature
     r: Column,  # reference
@@ -260,7 +276,7 @@ def of_gaps(
     words = f"missing in {shares[0]:.1%} → {shares[1]:.1%} of rows"
     test = of_counts(*counts, "chi-squared")
     size = float("nan") if isinstance(test, NotEnough) else index_of(*counts)
-    more = {"role": role, "rose": shares[1] > shares[0], "gone": shares[1]}
+    more = {"role": role, "rose": shares[1] > shares[0], "gone": shares[1], "chance": chance_of(*counts)}
     return recorded(f"{name} (missing)", "missing", test, size, words, **more)
 
 # %% ../../../nbs/drift/08_feature.ipynb #f0cbf09b

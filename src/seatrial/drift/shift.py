@@ -1,9 +1,9 @@
-"""Which of many features have moved enough to wake somebody, and what is to be done?
+r"""Which of many features have moved enough to wake somebody, and what is to be done?
 
 **Method.** Each feature is compared with its reference (`seatrial.drift.feature`): numbers by Anderson-Darling, categories by chi-squared, shares of missing values where they are allowed, and all of them by the population stability index (PSI). A feature has **shifted** where two things hold:
 
 1. its p-value survives the procedure of Benjamini and Hochberg (1995) over all questions of the report (`seatrial.stats.multiple`), so that of the features that are named at most the share `fdr` is expected to be named in vain;
-2. its index is at least `psi_floor`: below it nobody is woken, however certain the change.
+2. its index exceeds what chance alone would show, $(B - 1)(\frac1n + \frac1m)$ for $B$ bins, by at least `psi_floor`: below it nobody is woken, however certain the change.
 
 The verdict is `shifted` where any feature has shifted, `watch` where a change is certain but small, `none` otherwise, and `not enough data` where either side has fewer than `rows_min` rows. No data is not health.
 
@@ -49,17 +49,17 @@ def row(
     distance = f"{feature.distance.method} {feature.distance.value:.2f}"
     return f"| {name} | {feature.role} | {feature.psi:.3f} | {distance} | {feature.adjusted:.2g} | {feature.words} |"
 
-# %% ../../../nbs/drift/09_shift.ipynb #d4d71f15
+# %% ../../../nbs/drift/09_shift.ipynb #e73fb373
 @dataclass(frozen=True, slots=True)
 class Shift:
     "What happened to all features of a model."
 
     verdict: str  # none, watch, shifted, not enough data
-    features: tuple[FeatureShift, ...]  # largest index first
+    features: tuple[FeatureShift, ...]  # the largest beyond chance first
     n_reference: int  # rows
     n_current: int  # rows
     fdr: float  # false discovery rate
-    psi_floor: float  # index below which nobody is woken
+    psi_floor: float  # index beyond chance below which nobody is woken
     words: str  # one sentence
     recommendation: str = "watch"  # nothing, watch, retrain, stop
     why: str = ""  # the rule that led to it, one sentence
@@ -74,20 +74,20 @@ class Shift:
         table = head + "\n".join(map(row, self.features)) if self.features else ""
         return f"**{self.verdict}**: {self.words} **{self.recommendation}**: {self.why}\n\n{table}"
 
-# %% ../../../nbs/drift/09_shift.ipynb #d37b8c54
+# %% ../../../nbs/drift/09_shift.ipynb #b45abd4c
 def judged(
     asked: Sequence[FeatureShift],  # not yet judged
     fdr: float,  # false discovery rate
-    psi_floor: float,  # index below which nobody is woken
+    psi_floor: float,  # index beyond chance below which nobody is woken
 ) -> list[FeatureShift]:  # largest index first, those without an answer last
     "The p-values made comparable, and each feature judged."
     given = [f.distance if isinstance(f.distance, NotEnough) else f.p_value for f in asked]
     adjusted = benjamini_hochberg(given, fdr).adjusted.tolist()
     features = [
-        replace(f, adjusted=a, shifted=bool(a <= fdr and f.psi >= psi_floor))
+        replace(f, adjusted=a, shifted=bool(a <= fdr and f.excess >= psi_floor))
         for f, a in zip(asked, adjusted, strict=True)
     ]
-    return sorted(features, key=lambda f: (f.psi != f.psi, -f.psi))
+    return sorted(features, key=lambda f: (f.excess != f.excess, -f.excess))
 
 # %% ../../../nbs/drift/09_shift.ipynb #810d4942
 def told(
@@ -165,13 +165,13 @@ def checked(
     for name, role in roles.items():
         one_of(role, tuple(ROLES), f"roles[{name!r}]")
 
-# %% ../../../nbs/drift/09_shift.ipynb #665ccb38
+# %% ../../../nbs/drift/09_shift.ipynb #297f3188
 def shift(
     reference: Mapping[str, ArrayLike],  # feature → values, such as those of the training data
     current: Mapping[str, ArrayLike],  # feature → values that arrived lately
     *,
     fdr: float = 0.05,  # false discovery rate across the features, inside (0, 1)
-    psi_floor: float = 0.1,  # population stability index below which nobody is woken, >= 0
+    psi_floor: float = 0.1,  # population stability index beyond chance below which nobody is woken, >= 0
     rows_min: int = 50,  # fewest rows on either side, >= 2
     missing: str = "refuse",  # refuse | compare: what becomes of None and NaN
     roles: Mapping[str, str] | None = None,  # feature → input, prediction, label or error
@@ -193,7 +193,7 @@ def shift(
     todo, why = advice(verdict, features, fdr)
     return Shift(verdict, tuple(features), n, m, fdr, psi_floor, words, todo, why)
 
-# %% ../../../nbs/drift/09_shift.ipynb #31884989
+# %% ../../../nbs/drift/09_shift.ipynb #7e8bef92
 def bars(
     found: Shift,  # a report
     ax,  # matplotlib Axes to draw on
@@ -201,9 +201,9 @@ def bars(
     "Draw a report: one bar a feature, shifted ones dark, the floor as a line."
     features = [f for f in found.features if f.psi == f.psi][::-1]
     colours = ["#b5402c" if f.shifted else "#b9c4cf" for f in features]
-    ax.barh([f.name for f in features], [f.psi for f in features], color=colours)
+    ax.barh([f.name for f in features], [max(0.0, f.excess) for f in features], color=colours)
     ax.axvline(found.psi_floor, color="black", lw=1, ls=":")
-    ax.set(xlabel="population stability index", title="Which features have moved?")
+    ax.set(xlabel="population stability index beyond chance", title="Which features have moved?")
     return ax
 
 # %% ../../../nbs/drift/09_shift.ipynb #35cf2ea8
