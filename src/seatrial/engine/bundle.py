@@ -114,7 +114,7 @@ def sha256(
     except OSError as e:
         raise CannotDo(f"{path} cannot be read ({e.strerror}); restore it or export the bundle again") from None
 
-# %% ../../../nbs/engine/03_bundle.ipynb #d1ef5f05
+# %% ../../../nbs/engine/03_bundle.ipynb #95dcae19
 def _zipped(path: Path) -> str:
     "What a zip archive holds, by the names in it."
     try:
@@ -124,12 +124,14 @@ def _zipped(path: Path) -> str:
         return "unknown"
     if any(PurePosixPath(n).name == "archive_format" for n in names):
         return "torch program"
+    if any(n.endswith("/constants.pkl") for n in names) and any("/code/" in n for n in names):
+        return "torchscript"
     return "pickle" if any(n.endswith(".pkl") for n in names) else "unknown"
 
-# %% ../../../nbs/engine/03_bundle.ipynb #b911fc89
+# %% ../../../nbs/engine/03_bundle.ipynb #464b8d9e
 def sniff(
     path: Path,  # an existing file
-) -> str:  # "onnx", "torch program", "pickle", "empty" or "unknown"
+) -> str:  # "onnx", "torch program", "torchscript", "pickle", "empty" or "unknown"
     "What a file is by its content, whatever its name says."
     with open(path, "rb") as f:
         head = f.read(4)
@@ -139,8 +141,8 @@ def sniff(
         return _zipped(path)
     return "onnx" if head[:1] == b"\x08" else "unknown" if head else "empty"
 
-# %% ../../../nbs/engine/03_bundle.ipynb #536ccb54
-_GRAPHS: Mapping[str, str] = MappingProxyType({".onnx": "onnx", ".pt2": "torch program"})
+# %% ../../../nbs/engine/03_bundle.ipynb #ca180ae4
+_GRAPHS: Mapping[str, str] = MappingProxyType({".onnx": "onnx", ".pt2": "torch program", ".pt": "torchscript"})
 
 # %% ../../../nbs/engine/03_bundle.ipynb #ac3f8467
 def check_graph(
@@ -171,12 +173,12 @@ def _sources(folder: Path, graph: Path, preparation: Preparation, files: Mapping
     check_graph(graph)
     return sources
 
-# %% ../../../nbs/engine/03_bundle.ipynb #33cfd0ac
+# %% ../../../nbs/engine/03_bundle.ipynb #eb620622
 def write(
     folder: Path | str,  # a new or empty folder
     *,
     signature: Signature,  # what the client sends and gets
-    graph: Path | str,  # an existing .onnx or .pt2 file, which is copied
+    graph: Path | str,  # an existing .onnx, .pt2 or .pt (TorchScript) file, which is copied
     preparation: Preparation | None = None,  # None: the graph takes the client's tensors
     files: Mapping[str, Path | str] | None = None,  # the preparation's files: name in the bundle to existing file
     watch: Sequence[str] | None = None,  # None: all that can be watched
