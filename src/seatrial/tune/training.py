@@ -14,13 +14,12 @@ Docs: https://seatrial.github.io/seatrial/tune/training.html.md"""
 # %% auto #0
 __all__ = ['staged', 'train']
 
-# %% ../../../nbs/tune/06_training.ipynb #7e3a83a5
+# %% ../../../nbs/tune/06_training.ipynb #658d9184
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from itertools import count
 
 import numpy as np
 import torch
@@ -31,7 +30,7 @@ from ..base.settings import CannotDo
 from .checkpoint import keep, kept, luck, relive
 from .crew import Crew, joined, launch, started
 from .feed import Feed, batches, checked, predict
-from .recipe import Diverged, Epoch, Leg, Recipe, Tuned, identity
+from .recipe import Diverged, Epoch, Leg, Recipe, Tuned, identity, reported
 from .step import Stepper, awake, compiled, numbers_of, recomputed, take
 
 # %% ../../../nbs/tune/06_training.ipynb #27ac9a6a
@@ -57,11 +56,11 @@ class _Run:
         self.dtype = numbers_of(self.recipe.precision, self.crew.device)
         self.feed = Feed.of(self.train[0], self.recipe.padded_by, self.crew.device)
 
-# %% ../../../nbs/tune/06_training.ipynb #5cc7fff4
+# %% ../../../nbs/tune/06_training.ipynb #1b25c462
 _ALIKE = (functional.mse_loss, functional.l1_loss, functional.huber_loss, functional.smooth_l1_loss)
 _ALIKE += (functional.binary_cross_entropy_with_logits,)
 
-
+# %% ../../../nbs/tune/06_training.ipynb #e8da0454
 def _fitting(answers, targets, loss):
     "Refuse answers that the loss would compare with the wrong targets."
     n, first = len(targets), answers[0] if isinstance(answers, tuple) else answers
@@ -88,7 +87,7 @@ def _measured(run):
     both = run.crew.summed(torch.stack([value * len(mine), torch.full_like(value, len(mine))]))
     return float(both[0] / both[1]) if run.crew.size > 1 else float(value)
 
-# %% ../../../nbs/tune/06_training.ipynb #5d660258
+# %% ../../../nbs/tune/06_training.ipynb #1f10ade7
 def _note(run, stage, epoch, train_loss, started_s, at_once=0):
     "Measure; keep the weights if none were better."
     value = _measured(run)
@@ -99,6 +98,8 @@ def _note(run, stage, epoch, train_loss, started_s, at_once=0):
         run.best_loss, run.best_stage = value, stage
         run.best = {name: v.detach().clone() for name, v in run.model.state_dict().items()}
     run.history.append(Epoch(stage, epoch, train_loss, value, time.perf_counter() - started_s, better, at_once))
+    if run.recipe.after_epoch and run.crew.rank == 0:
+        run.recipe.after_epoch(run.history[-1])
     return better
 
 # %% ../../../nbs/tune/06_training.ipynb #9196d83d
@@ -184,21 +185,7 @@ def _borrowed(model, crew, seed):
             for name, p in model.named_parameters():
                 p.requires_grad_(asked[name]).grad = None
 
-# %% ../../../nbs/tune/06_training.ipynb #507ccf78
-@contextmanager
-def _reported(total, done, progress) -> Iterator[Callable[[str], None]]:
-    "A function to call after each step: the caller's, or a bar that is silent where nobody looks."
-    steps = count(done + 1)
-    if progress is not None:
-        yield lambda words: progress(next(steps), total, words)
-        progress(total, total, "done")
-        return
-    from tqdm import tqdm
-
-    with tqdm(total=total, initial=done, disable=None, leave=False, unit="step") as bar:
-        yield lambda words: (bar.set_postfix_str(words, refresh=False), bar.update())
-
-# %% ../../../nbs/tune/06_training.ipynb #30dff655
+# %% ../../../nbs/tune/06_training.ipynb #8ddbfe00
 def _sailed(run, legs):
     "Go through the legs; the best weights are in the model afterwards, however it ended."
     started_s, r, at = time.perf_counter(), run.recipe, None
@@ -209,7 +196,7 @@ def _sailed(run, legs):
     else:
         _note(run, "start", 0, None, started_s)
     steps = math.ceil(len(run.train[1]) / r.batch)
-    with _reported(len(legs) * r.epochs * steps, steps * (len(run.history) - 1), _voice(run)) as run.tick:
+    with reported(len(legs) * r.epochs * steps, steps * (len(run.history) - 1), _voice(run)) as run.tick:
         try:
             for number, leg in enumerate(legs):
                 if at is None or number >= at:
@@ -218,7 +205,7 @@ def _sailed(run, legs):
             run.model.load_state_dict(run.best)
     return Tuned(tuple(run.history), run.best_stage, run.best_loss, time.perf_counter() - started_s)
 
-
+# %% ../../../nbs/tune/06_training.ipynb #23e00a3b
 def _voice(run):
     "Who hears of progress: of several processes only the first one speaks."
     return run.recipe.progress if run.crew.rank == 0 else lambda *words: None
@@ -232,12 +219,12 @@ def _in_crew(model, train, valid, legs, recipe, say):
         tuned, trouble = None, error
     return tuned, trouble, {name: v.cpu() for name, v in model.state_dict().items()}
 
-# %% ../../../nbs/tune/06_training.ipynb #82546622
+# %% ../../../nbs/tune/06_training.ipynb #94260361
 def _sent_out(model, train, valid, legs, recipe):
     "Train in new processes and bring the weights home."
     total = len(legs) * recipe.epochs * math.ceil(len(train[1]) / recipe.batch)
     cargo = (model, train, valid, legs, replace(recipe, progress=None))
-    with _reported(total, 0, recipe.progress) as tick:
+    with reported(total, 0, recipe.progress) as tick:
         hear = lambda done, total, words: tick(words) if words != "done" else None  # noqa: E731
         tuned, trouble, weights = launch(_in_crew, cargo, recipe.processes, recipe.device, hear)
     model.load_state_dict(weights)
