@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from seatrial.engine import fit as room
 from seatrial.engine.bundle import read
 from seatrial.engine.export import bundle_of
-from seatrial.engine.fit import Speed, fit, losses, race, speed_of, too_slow, too_wrong
+from seatrial.engine.fit import fit
+from seatrial.engine.race import Speed, front, losses, race, speed_of, too_slow, too_wrong
 from seatrial.engine.runtime import load
 
 RNG = np.random.default_rng(0)
@@ -119,7 +120,7 @@ def test_a_constant_harm_is_refused_though_it_has_no_spread():
 
 
 def test_the_kept_bundle_is_whole_and_the_report_is_plain_json(net, tmp_path):
-    result = fit(net, {"input": X}, truth(net), tmp_path / "kept", batches=(1, 8), seconds=0.05)
+    result = fit(net, {"input": X}, truth(net), tmp_path / "kept", variants=["int8"], batches=(1, 8), seconds=0.05)
     assert [r.variant for r in result.rows] == ["fp32", "int8"]
     assert sum(r.verdict == "kept" for r in result.rows) == 1
     assert all(r.reason for r in result.rows)
@@ -130,7 +131,7 @@ def test_the_kept_bundle_is_whole_and_the_report_is_plain_json(net, tmp_path):
 
 
 def test_a_variant_that_answers_wrongly_is_refused_however_small_it_is(net, tmp_path, monkeypatch):
-    def wrong(bundle, folder):
+    def wrong(bundle, folder, rows):
         module = torch.nn.Sequential(torch.nn.Linear(16, 1), torch.nn.Flatten(0))
         return bundle_of(module, X[:2], folder)
 
@@ -181,3 +182,102 @@ def test_labels_are_judged_right_or_wrong(tmp_path):
     engine = load(bundle_of(LogisticRegression().fit(X, y), X, tmp_path / "b"))
     wrong = losses(engine, {"x": X}, np.where(y == "up", "down", "up").astype(object), "zero_one")
     assert wrong.mean() > 0.9 and set(wrong) <= {0.0, 1.0}
+
+
+def rows_of(**memory):
+    fast = {"latency_ms": {1: 1.0, 8: 4.0}, "loss": 0.5}
+    rows = [room.Row("fp32", "reference", "r", latency_ms={1: 2.0, 8: 9.0}, loss=0.5, memory_mb=100.0)]
+    gains = {"a": 3.0, "b": 1.5}
+    return rows + [
+        room.Row(n, "passed", n, speeds=(speed(1, g - 0.2, g, g + 0.2),), memory_mb=memory[n], **fast)
+        for n, g in gains.items()
+    ]
+
+
+@pytest.mark.parametrize(("weight", "kept"), [(1.0, "a"), (0.5, "b"), (0.0, "b")])
+def test_a_level_weighs_speed_against_memory(weight, kept):
+    chosen = room._chosen(rows_of(a=90.0, b=20.0), weight)
+    assert [r.variant for r in chosen if r.verdict == "kept"] == [kept]
+
+
+def test_the_front_leaves_out_who_is_beaten_in_everything():
+    chosen = room._chosen(rows_of(a=90.0, b=20.0), 1.0)
+    assert [r.variant for r in chosen if r.front] == ["b"]
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=9))
+def test_nobody_on_the_front_is_beaten_and_everybody_else_is(points):
+    named = dict(enumerate(points))
+    ahead = front(named)
+    beats = lambda a, b: all(x <= y for x, y in zip(a, b, strict=True)) and a != b  # noqa: E731
+    assert all(any(beats(q, p) for q in points) != (i in ahead) for i, p in named.items())
+
+
+def test_a_smaller_variant_needs_not_be_faster_but_never_slower():
+    times = {1: {"fp32": np.full(20, 2.0), "v": np.full(20, 2.0)}}
+    lost = {"fp32": np.ones(50), "v": np.ones(50)}
+    bundle = type("B", (), {"size_mb": 1.0})
+    engine = type("E", (), {"bundle": bundle, "threads": 1})
+    judge = lambda mb, times=times: room._judge("v", engine, times, lost, {"fp32": 100.0, "v": mb}, 0.02, 0.05)  # noqa: E731
+    assert judge(50.0).verdict == "passed" and judge(99.0).verdict == "refused"
+    slow = {1: {"fp32": np.full(20, 2.0) + np.arange(20) / 1e4, "v": np.full(20, 4.0)}}
+    assert judge(50.0, slow).reason.startswith("slower")
+
+
+def test_more_comparisons_make_wider_intervals(net, tmp_path):
+    one, three = (
+        fit(
+            net,
+            {"input": X},
+            truth(net),
+            tmp_path / f"{n}",
+            variants=["int8"],
+            threads=t,
+            batches=(1,),
+            seconds=0.05,
+        )
+        for n, t in ((1, None), (2, (1, 2)))
+    )
+    assert one.rule["compared"] == 1 and three.rule["compared"] == 3
+    assert one.kept.card.get("session") is None and three.kept.card["session"]["threads"] in (1, 2)
+
+
+def test_the_slower_half_leaves_after_the_heats(net, tmp_path):
+    found = fit(
+        net, {"input": X}, truth(net), tmp_path / "k", variants=["int8"], threads=(1, 2, 3), batches=(1,), seconds=0.05
+    )
+    out = [r for r in found.rows if "heats" in r.reason]
+    assert found.rule["compared"] == 3 and len(out) == 2 and all(r.verdict == "refused" for r in out)
+
+
+def test_whoever_waits_is_told_and_the_budget_is_reported(net, tmp_path):
+    told = []
+    found = fit(
+        net,
+        {"input": X},
+        truth(net),
+        tmp_path / "k",
+        variants=["int8", "static"],
+        batches=(1,),
+        seconds=0.05,
+        progress=lambda share, what: told.append((share, what)),
+    )
+    assert [w for _, w in told] == ["make int8", "make static", "ask fp32", "ask int8", "race"]
+    assert all(0 <= s <= 1 for s, _ in told) and found.rule["spent_s"] > 0
+    assert "calibration rows" in found.row("static").reason
+
+
+def test_static_ranges_come_from_the_rows_that_are_given(net, tmp_path):
+    found = fit(
+        net,
+        {"input": X},
+        truth(net),
+        tmp_path / "k",
+        variants=["static"],
+        batches=(1,),
+        seconds=0.05,
+        calibration={"input": X[:32]},
+    )
+    assert found.row("static").latency_ms
+    with pytest.raises(ValueError, match="must be named"):
+        fit(net, {"input": X}, truth(net), tmp_path / "n", variants=["static"], calibration={"x": X[:32]})

@@ -28,7 +28,7 @@ from .parity import cause, strayed
 from .runtime import load
 from .signature import DATATYPES
 
-# %% ../../../nbs/engine/21_surgery.ipynb #6acde90d
+# %% ../../../nbs/engine/21_surgery.ipynb #4ce97fa7
 def observed(
     model: Any,  # an onnx ModelProto
     tensors: Mapping[str, np.ndarray],  # what the graph takes
@@ -39,6 +39,8 @@ def observed(
 
     copy = type(model).FromString(model.SerializeToString())
     made = [o for n in copy.graph.node for o in n.output if o and (names is None or o in names)]
+    if not made:
+        return {}
     del copy.graph.output[:]
     copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in made)
     session = _session(copy)
@@ -87,10 +89,10 @@ def swept(
     graph.ClearField("value_info")
     return model
 
-# %% ../../../nbs/engine/21_surgery.ipynb #ea8a60b1
+# %% ../../../nbs/engine/21_surgery.ipynb #6a7a04d3
 _SENTENCE = "the old harbour at dawn was quiet and nobody who had seen it once could ever forget how bright it looked"
 
-
+# %% ../../../nbs/engine/21_surgery.ipynb #ea5bf274
 def probes(
     bundle: Bundle,  # what is to be tried
     batches: Sequence[int] = (1, 2, 7, 64),  # rows in each
@@ -106,7 +108,7 @@ def probes(
         made.append(prepare(bundle, inputs))
     return made
 
-# %% ../../../nbs/engine/21_surgery.ipynb #1354fe4e
+# %% ../../../nbs/engine/21_surgery.ipynb #2e8b20f4
 def _drawn(datatype: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     "Values of a datatype: text of 0 to 24 words, small whole numbers, normal numbers."
     if datatype == "BYTES":

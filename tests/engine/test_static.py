@@ -1,0 +1,84 @@
+"""Learnt ranges round as they say, clip beyond, and refuse to learn from nothing."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from seatrial.base.settings import CannotDo
+from seatrial.engine.export import bundle_of
+from seatrial.engine.quantize import graph_of, products
+from seatrial.engine.runtime import load
+from seatrial.engine.static import CALIBRATIONS, best_static, moved, static
+
+X = np.random.default_rng(0).normal(size=(96, 16)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def net(tmp_path_factory):
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Linear(16, 64), torch.nn.ReLU(), torch.nn.Linear(64, 2))
+    return bundle_of(module, X[:2], tmp_path_factory.mktemp("net") / "b")
+
+
+@given(hnp.arrays(np.float32, st.integers(2, 300), elements=st.floats(-100, 100, width=32)))
+def test_a_range_lies_within_what_was_seen(x):
+    for name, choose in CALIBRATIONS.items():
+        low, high = choose(x)
+        assert x.min() - 1e-3 <= low <= high + 1e-6 and high <= x.max() + 1e-3, name
+
+
+@pytest.mark.parametrize("method", CALIBRATIONS)
+@pytest.mark.parametrize("wide", [True, False])
+def test_answers_stay_close(net, tmp_path, method, wide):
+    changed = static(net, tmp_path / "b", {"input": X[:64]}, method, wide=wide)
+    assert moved(net, changed, {"input": X[64:]}) < (
+        0.4 if method == "entropy" else 0.15
+    )  # 64 rows make a thin histogram
+    assert changed.card["quantized"]["calibration_rows"] == 64
+    assert changed.card["quantized"]["bits"] == (8 if wide else 7)
+
+
+def test_an_answer_does_not_depend_on_its_neighbours(net, tmp_path):
+    engine = load(static(net, tmp_path / "b", {"input": X[:64]}))
+    alone, together = (engine.run({"input": x})["prediction"][0] for x in (X[:1], np.append(X[:1], 100 * X[1:2], 0)))
+    np.testing.assert_allclose(alone, together, atol=1e-6)
+
+
+def test_what_lies_outside_the_range_is_clipped(net, tmp_path):
+    engine = load(static(net, tmp_path / "b", {"input": X[:64]}))
+    a, b = (engine.run({"input": np.full((1, 16), v, np.float32)})["prediction"] for v in (50, 5000))
+    np.testing.assert_allclose(a, b)
+
+
+def test_the_best_is_chosen_by_rows_that_calibrated_nothing(net, tmp_path):
+    best = best_static(net, tmp_path / "b", {"input": X})
+    off, how = best.card["quantized"]["moved"], best.card["quantized"]["method"]
+    assert set(off) == set(CALIBRATIONS) and how.endswith(min(off, key=off.get))
+    again = static(net, tmp_path / "again", {"input": X[::2]}, "minmax")
+    assert off["minmax"] == pytest.approx(moved(net, again, {"input": X[1::2]}), abs=1e-4)
+
+
+def test_a_layer_that_is_left_out_stays(net, tmp_path):
+    names = products(graph_of(net))
+    spared = static(net, tmp_path / "b", {"input": X}, exclude=names[:1])
+    assert moved(net, spared, {"input": X}) < moved(net, static(net, tmp_path / "all", {"input": X}), {"input": X})
+    with pytest.raises(CannotDo, match="no matrix product"):
+        static(net, tmp_path / "none", {"input": X}, exclude=names)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "says"),
+    [({"input": X[:0]}, "row"), ({"input": X * np.nan}, "finite"), ({"x": X}, "must be named"), ({}, "must be named")],
+)
+def test_rows_that_teach_nothing_are_refused(net, tmp_path, inputs, says):
+    with pytest.raises(ValueError, match=says):
+        static(net, tmp_path / "b", inputs)
+    assert not (tmp_path / "b").exists()
+
+
+def test_one_row_cannot_both_teach_and_choose(net, tmp_path):
+    with pytest.raises(ValueError, match="two rows or more"):
+        best_static(net, tmp_path / "b", {"input": X[:1]})
