@@ -103,6 +103,7 @@ def test_hopeless_trials_are_given_up_and_good_ones_never():
     found = search(steps, SPACE, trials=25)
     states = [t.state for t in found.table]
     assert states.count("pruned") > 3
+    assert found.importance == {}  # those given up are missing where it would show
     assert found.best_value == min(seen)
     assert [t.state for t in search(steps, SPACE, trials=25, prune=False).table] == ["complete"] * 25
 

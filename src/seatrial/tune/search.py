@@ -89,7 +89,7 @@ class Trial:
     seconds: float
     reason: str = ""  # why it failed
 
-# %% ../../../nbs/tune/08_search.ipynb #2b315fae
+# %% ../../../nbs/tune/08_search.ipynb #110e5bc7
 @dataclass(frozen=True, slots=True)
 class Searched:
     "What a search found."
@@ -97,7 +97,7 @@ class Searched:
     table: tuple[Trial, ...]  # in order of trial
     best: dict  # the settings of the best complete trial
     best_value: float  # what the objective returned for them
-    importance: dict[str, float]  # share of the variation among complete trials; {} where it cannot be told
+    importance: dict[str, float]  # share of the variation that each explains; {} where trials were given up or are few
 
     def _repr_markdown_(self) -> str:
         names = list(self.best)
@@ -106,8 +106,8 @@ class Searched:
         ]
         cell = lambda v: f"{v:.3g}" if isinstance(v, float) else str(v)  # noqa: E731
         rows = [[t.number, *(cell(t.choices[n]) for n in names), cell(t.value)] for t in shown]
-        share = ["importance", *(f"{self.importance[n]:.0%}" if n in self.importance else "" for n in names), ""]
-        lines = [["trial", *names, "value"], ["--"] * (len(names) + 2), *rows, share]
+        share = [["importance", *(f"{self.importance[n]:.0%}" for n in names), ""]] if self.importance else []
+        lines = [["trial", *names, "value"], ["--"] * (len(names) + 2), *rows, *share]
         count = {s: sum(t.state == s for t in self.table) for s in ("complete", "pruned", "failed")}
         table = "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
         return f"{table}\n\n" + ", ".join(f"{n} {state}" for state, n in count.items())
@@ -197,7 +197,7 @@ def _counted(study):
     over = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
     return [t for t in over if t.user_attrs.get("reason") != "interrupted"]
 
-# %% ../../../nbs/tune/08_search.ipynb #b0863084
+# %% ../../../nbs/tune/08_search.ipynb #c27d7334
 def _found(study, seed, better):
     "The table, the best and what mattered."
     import optuna
@@ -214,7 +214,12 @@ def _found(study, seed, better):
         raise CannotDo(f"none of {len(table)} trials came to an end; the last one said: {table[-1].reason or 'pruned'}")
     best = (min if better == "lower" else max)(done, key=lambda t: t.value)
     weight = {}
-    if len(done) > 3 and len({t.value for t in done}) > 1 and find_spec("sklearn"):
+    if (
+        len(done) > 3
+        and len({t.value for t in done}) > 1
+        and all(t.state != "pruned" for t in table)
+        and find_spec("sklearn")
+    ):
         weight = optuna.importance.get_param_importances(
             study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=seed)
         )
