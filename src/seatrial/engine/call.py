@@ -29,7 +29,7 @@ import numpy as np
 from ..base.settings import CannotDo
 from .signature import DATATYPES, Signature, TensorSpec
 
-# %% ../../../nbs/engine/04_call.ipynb #79fda2ec
+# %% ../../../nbs/engine/04_call.ipynb #811c9229
 @dataclass(frozen=True)
 class Call:
     "A model that is ready to run."
@@ -39,6 +39,7 @@ class Call:
     device: str  # where it runs
     library: str  # what runs it, with its version
     facts: Mapping[str, Any] = field(default_factory=dict)  # more about it, as plain data
+    close: Callable[[], None] = lambda: None  # give back what it holds, such as connections
 
 # %% ../../../nbs/engine/04_call.ipynb #3427b977
 def first_line(
@@ -113,7 +114,7 @@ def starved(
     "Whether an exception says that memory ran out."
     return isinstance(e, MemoryError) or any(words in str(e).lower() for words in _STARVED)
 
-# %% ../../../nbs/engine/04_call.ipynb #4a7b4d75
+# %% ../../../nbs/engine/04_call.ipynb #9f5c3b40
 @dataclass
 class Strain:
     "How often memory ran out, and what fitted then."
@@ -122,19 +123,21 @@ class Strain:
     failed_rows: int = 0  # the smallest batch that did not fit; 0: none yet
     served_rows: int = 0  # the largest piece that fitted after a failure
 
-    def note(self, rows: int) -> None:
-        "A batch of so many rows did not fit."
+    def note(self, rows: int, whole: bool) -> None:
+        "A batch of so many rows, or a half of one, did not fit."
+        self.calls += whole
         self.failed_rows = min(rows, self.failed_rows or rows)
 
     def to_dict(self) -> dict[str, int]:
         "As plain data."
         return {"calls": self.calls, "failed_rows": self.failed_rows, "served_rows": self.served_rows}
 
-# %% ../../../nbs/engine/04_call.ipynb #a388d5ae
+# %% ../../../nbs/engine/04_call.ipynb #446d8fa7
 def fitted(
     run: Callable[[dict[str, np.ndarray]], Sequence[np.ndarray]],  # of a call
     tensors: Mapping[str, np.ndarray],  # a batch
     strain: Strain,  # is told what happened
+    whole: bool = True,  # False: a half of a batch that did not fit
 ) -> list[np.ndarray]:  # the outputs for all rows
     "Run a batch, in halves where it does not fit into memory."
     rows = len(next(iter(tensors.values())))
@@ -143,11 +146,11 @@ def fitted(
     except Exception as e:  # libraries share no class for this
         if rows == 1 or not starved(e):
             raise
-    strain.note(rows)
+    strain.note(rows, whole)
     pieces = []
     for part in (slice(0, rows // 2), slice(rows // 2, rows)):
         size = part.stop - part.start
-        pieces.append(fitted(run, {name: t[part] for name, t in tensors.items()}, strain))
+        pieces.append(fitted(run, {name: t[part] for name, t in tensors.items()}, strain, False))
         if not strain.failed_rows or size < strain.failed_rows:
             strain.served_rows = max(strain.served_rows, size)
     return [np.concatenate(both) for both in zip(*pieces, strict=True)]

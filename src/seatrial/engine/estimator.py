@@ -81,7 +81,7 @@ def _output(name: str, array: np.ndarray) -> TensorSpec:
     single = name == "prediction" and array.shape[1] == 1
     return TensorSpec(name, kind, (-1,) if single else (-1, *array.shape[1:]))
 
-# %% ../../../nbs/engine/07_estimator.ipynb #7f2ae471
+# %% ../../../nbs/engine/07_estimator.ipynb #9b7ccda7
 def estimator_call(
     bundle: Bundle,  # whose signature it has
     estimator: Any,  # fitted
@@ -93,12 +93,10 @@ def estimator_call(
     if estimator is None:
         raise ValueError("module must be a fitted estimator for runtime 'sklearn', got None; its graph runs as 'onnx'")
     name, of = bundle.signature.inputs[0].name, answers(estimator)
-    wanted = [s.name for s in bundle.signature.outputs]
 
     def run(tensors: dict[str, np.ndarray]) -> list[np.ndarray]:
         with threadpool_limits(threads or None):
-            said = of(tensors[name])
-        return [said[w] for w in wanted]
+            return list(of(tensors[name]).values())  # in the order of the signature, whatever it calls them
 
     facts = {"estimator": type(estimator).__name__, "threads": threads or 0}
     return Call((name,), run, "cpu", f"scikit-learn {version('scikit-learn')}", facts)

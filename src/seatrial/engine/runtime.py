@@ -40,7 +40,7 @@ from .session import onnx_call
 from .signature import DATATYPES
 from .tensorrt import release, tensorrt_call
 
-# %% ../../../nbs/engine/10_runtime.ipynb #ff58a6a4
+# %% ../../../nbs/engine/10_runtime.ipynb #e7d3c18a
 @dataclass(frozen=True)
 class Engine:
     "A loaded, runnable bundle."
@@ -66,6 +66,10 @@ class Engine:
     def warm(self, rows: Sequence[int] = (1, 8)) -> dict[int, float]:
         "Run once for each batch size, so that no client pays for first allocations; milliseconds of each."
         return {n: _timed_ms(lambda n=n: self.run(example(self.bundle.signature, n))) for n in rows}
+
+    def close(self) -> None:
+        "Give back what the runtime holds; only remote engines hold anything (connections)."
+        self.call.close()
 
     def describe(self) -> dict[str, Any]:
         "What runs where, as plain data."
