@@ -17,7 +17,7 @@ Docs: https://seatrial.github.io/seatrial/engine/levels.html.md"""
 # %% auto #0
 __all__ = ['Rows', 'Maker', 'VARIANTS', 'LEVELS', 'chain', 'Level', 'level_of']
 
-# %% ../../../nbs/engine/28_levels.ipynb #44d21b57
+# %% ../../../nbs/engine/28_levels.ipynb #4ac812d3
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,10 +25,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
 from ..base.settings import CannotDo
 from .bundle import Bundle
+from .narrow import halved, weight_only
 from .pack import pack
 from .quantize import quantize
+from .sensitive import spare, stays
 from .static import static
 
 # %% ../../../nbs/engine/28_levels.ipynb #14eabf1e
@@ -56,7 +60,16 @@ def _learnt(bundle: Bundle, folder: Path, rows: Rows) -> Bundle:
         raise CannotDo("static ranges need calibration rows; give some by `calibration`")
     return static(bundle, folder, rows)
 
-# %% ../../../nbs/engine/28_levels.ipynb #ccb3b80b
+# %% ../../../nbs/engine/28_levels.ipynb #3a6f82fe
+def _spared(bundle: Bundle, folder: Path, rows: Rows) -> Bundle:
+    "Static int8 but for as few layers as the answers need."
+    if rows is None:
+        raise CannotDo("static ranges need calibration rows; give some by `calibration`")
+    learn, hold = ({k: np.asarray(v, getattr(v, "dtype", None))[i::2] for k, v in rows.items()} for i in (0, 1))
+    make = lambda b, f, exclude: static(b, f, learn, exclude=exclude)  # noqa: E731
+    return spare(bundle, folder, learn, stays(bundle, hold), make)
+
+# %% ../../../nbs/engine/28_levels.ipynb #f9a1d576
 _PACK: Maker = lambda bundle, folder, rows: pack(bundle, folder)  # noqa: E731
 _INT8: Maker = lambda bundle, folder, rows: quantize(bundle, folder)  # noqa: E731
 
@@ -68,10 +81,14 @@ VARIANTS: Mapping[str, Maker] = MappingProxyType(
         "static": _learnt,
         "packed int8": chain(_PACK, _INT8),
         "packed static": chain(_PACK, _learnt),
+        "packed spared": chain(_PACK, _spared),
+        "8 bits": lambda bundle, folder, rows: weight_only(bundle, folder, bits=8),
+        "4 bits": lambda bundle, folder, rows: weight_only(bundle, folder, bits=4),
+        "fp16": lambda bundle, folder, rows: halved(bundle, folder),
     }
 )
 
-# %% ../../../nbs/engine/28_levels.ipynb #4fa8c836
+# %% ../../../nbs/engine/28_levels.ipynb #2d9cd80a
 @dataclass(frozen=True)
 class Level:
     "What is tried, and what it is wished for."
@@ -83,8 +100,8 @@ class Level:
 LEVELS: Mapping[str, Level] = MappingProxyType(
     {
         "speed": Level(("fp32", "packed", "int8", "packed int8", "packed static"), 1.0),
-        "balanced": Level(("fp32", "packed", "int8", "packed int8", "packed static"), 0.5),
-        "memory": Level(("fp32", "int8", "packed int8"), 0.0),
+        "balanced": Level(("fp32", "packed int8", "packed static", "packed spared"), 0.5),
+        "memory": Level(("fp32", "int8", "packed int8", "fp16"), 0.0),
     }
 )
 
