@@ -4,7 +4,7 @@ r"""What should a network say when half of what it asked for did not come?
 
 $$z = \sum_k w_k v_k, \qquad w_k = \frac{m_k\, e^{a^\top \tanh v_k}}{\sum_j m_j\, e^{a^\top \tanh v_j}}$$
 
-(gated pooling: Ilse, Tomczak and Welling 2018, arXiv:1802.04712, equation 8, without their second matrix.) A reader is a transformer encoder (Vaswani et al. 2017, arXiv:1706.03762, equation 1; normalized before each step, Xiong et al. 2020, arXiv:2002.04745) over tokens $h_i$, of which those under a mask get weight 0, and a query $q$ that averages what came out:
+(attention pooling: Ilse, Tomczak and Welling 2018, arXiv:1802.04712, equation 8, with the identity as their $V$.) A reader is a transformer encoder (Vaswani et al. 2017, arXiv:1706.03762, equation 1; normalized before each step, Xiong et al. 2020, arXiv:2002.04745) over tokens $h_i$, of which those under a mask get weight 0, and a query $q$ that averages what came out:
 
 $$\mathrm{attention}(q, K, V) = \sum_i \frac{m_i e^{q^\top k_i / \sqrt d}}{\sum_j m_j e^{q^\top k_j / \sqrt d}}\, v_i$$
 
