@@ -1,6 +1,8 @@
 """A graph serves only if it answers as its original does; whatever people bring becomes a bundle or a sentence."""
 
 import copy
+import pickle
+import warnings
 
 import numpy as np
 import onnx
@@ -231,3 +233,130 @@ def test_an_onnx_file_may_leave_more_than_its_rows_free(tmp_path):
     bundle = bundle_of(tmp_path / "free.onnx", np.ones((2, 5), np.float32), tmp_path / "b")
     assert [s.shape for s in (*bundle.signature.inputs, *bundle.signature.outputs)] == [(-1, -1), (-1, -1)]
     assert load(bundle).run({"ids": np.ones((3, 7), np.float32)})["y"].shape == (3, 7)
+
+
+def scripted(module, path):
+    "A TorchScript file, as people still have them."
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(module).save(path)
+    return path
+
+
+class Loop(torch.nn.Module):
+    "Something that no graph can do for any number of rows."
+
+    def forward(self, x: torch.Tensor):
+        total = torch.zeros(x.shape[0])
+        for i in range(x.shape[0]):
+            total[i] = x[i].sum()
+        return total
+
+
+class Tokens(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table = torch.nn.Embedding(20, 4)
+
+    def forward(self, ids: torch.Tensor):
+        return self.table(ids).mean((1, 2))
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".torchscript"])
+def test_a_torchscript_file_becomes_a_graph(suffix, tmp_path):
+    module = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh()).eval()
+    bundle = bundle_of(scripted(module, tmp_path / f"old{suffix}"), X[:1], tmp_path / "b")
+    assert bundle.graph == "model.onnx" and bundle.card["parity"]["largest"] < 1e-5
+    said = load(bundle).run({"input": X})["prediction"]
+    np.testing.assert_allclose(said, module(torch.from_numpy(X)).detach(), atol=1e-5)
+
+
+def test_a_torchscript_file_that_no_graph_can_be_is_served_as_it_is_and_says_why(tmp_path):
+    bundle = bundle_of(scripted(Loop(), tmp_path / "old.pt"), X[:2], tmp_path / "b", outputs=["sum"])
+    assert bundle.graph == "model.pt" and "torch, because" in bundle.card["served_by"]
+    engine = load(bundle.folder)
+    assert engine.runtime == "torch" and engine.describe()["facts"]["form"] == "torchscript"
+    np.testing.assert_allclose(engine.run({"x": X})["sum"], X.sum(1), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(lambda path: torch.save(Sums(), path), "pickle"), (lambda path: path.write_bytes(b"PK nothing"), "unknown")],
+)
+def test_what_is_no_torchscript_is_refused_unread(content, words, tmp_path):
+    content(tmp_path / "old.pt")
+    with pytest.raises(CannotDo, match=f"holds {words} content"):
+        bundle_of(tmp_path / "old.pt", X[:2], tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_pickle_is_never_opened_whatever_it_is_called(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (tmp_path.joinpath("sprung").write_text, ("boom",))
+
+    for name in ("trap.onnx", "trap.pt"):
+        (tmp_path / name).write_bytes(pickle.dumps(Trap()))
+        with pytest.raises(CannotDo, match="a pickle can run code and is never opened"):
+            bundle_of(tmp_path / name, X[:2], tmp_path / "b")
+    assert not (tmp_path / "sprung").exists()
+
+
+@torch.library.custom_op("harbour_tests::twist", mutates_args=())
+def twist(x: torch.Tensor) -> torch.Tensor:
+    return x.flip(0)
+
+
+@twist.register_fake
+def _(x):
+    return torch.empty_like(x)
+
+
+class Twisted(torch.nn.Module):
+    def forward(self, x):
+        return twist(x).sum(1)
+
+
+def test_an_operator_that_onnx_lacks_is_named_in_one_sentence(tmp_path):
+    with pytest.raises(CannotDo, match=r"ONNX has no operator for harbour_tests\.twist") as caught:
+        export(Twisted(), {"x": X[:2]}, tmp_path / "b", signature=ROWS)
+    assert "\n" not in str(caught.value) and list(tmp_path.iterdir()) == []
+
+
+class Short(torch.nn.Module):
+    "Has positions for eight n-grams, while the preparation lets sixteen through."
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.place = torch.nn.Embedding(50, 4), torch.nn.Parameter(torch.ones(8, 4))
+
+    def forward(self, ids):
+        positions = torch.arange(ids.shape[1])
+        return (self.table(ids) * torch.nn.functional.embedding(positions, self.place)).sum((1, 2))
+
+
+def test_a_table_of_positions_that_ends_before_the_longest_text_is_found_at_export(tmp_path):
+    step = HashedNgrams(buckets=50, width=16)
+    with pytest.raises((CannotDo, IndexError)):
+        export(Short(), {"ids": np.ones((2, 4), np.int64)}, tmp_path / "b", signature=TEXT, preparation=step)
+    assert not (tmp_path / "b").exists()
+
+
+def test_attention_answers_alike_in_every_batch_and_length(tmp_path):
+    class Attention(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = torch.nn.Embedding(50, 8, padding_idx=0)
+            self.layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.0)
+
+        def forward(self, ids):
+            mask = ids > 0
+            seen = self.layer(self.table(ids), src_key_padding_mask=~mask)
+            return (seen * mask[:, :, None]).sum((1, 2)) / mask.sum(1).clamp(min=1)
+
+    torch.manual_seed(0)
+    step = HashedNgrams(buckets=50, width=64)
+    ids = step({"text": np.array(["a fine harbour at dawn", "dull"], dtype=object)}, None)
+    bundle = export(Attention(), ids, tmp_path / "b", signature=TEXT, preparation=step, batches=(1, 2, 3, 16, 64))
+    assert bundle.card["parity"]["largest"] < 1e-4 and bundle.card["parity"]["batches"] == [1, 2, 3, 16, 64]
+    assert not [f for f in bundle.folder.iterdir() if f.suffix == ".data"]  # one file

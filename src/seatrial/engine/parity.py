@@ -117,11 +117,12 @@ def _graph(call: Any, sample: Mapping[str, np.ndarray]) -> Sequence[np.ndarray]:
         shapes = {name: sample[name].shape for name in call.names}
         raise CannotDo(f"the exported graph cannot take {shapes} ({cause(e)}); let forward take any size") from None
 
-# %% ../../../nbs/engine/11_parity.ipynb #6595a87b
+# %% ../../../nbs/engine/11_parity.ipynb #b8722978
 def judged(
     found: Mapping[tuple[int, int], float],  # from `parity`
     tolerance: float,  # largest distance that may pass, 0 or more
     name: str,  # of the original, for the sentence
+    advice: str = "make forward deterministic in eval mode",  # what its owner can do
 ) -> dict:  # largest distance, tolerance, batches
     "The parity as a note for the bundle's card, or a refusal."
     (rows, length), worst = max(found.items(), key=lambda item: item[1])
@@ -129,7 +130,7 @@ def judged(
         where = f"{rows} rows" + (f" of length {length}" if length else "")
         raise CannotDo(
             f"{name} and its graph differ by {worst:.2g} at {where}, more than the tolerance {tolerance:g}; "
-            "make forward deterministic in eval mode, or say that more is acceptable by `tolerance`"
+            f"{advice}, or say that more is acceptable by `tolerance`"
         )
     return {"largest": worst, "tolerance": tolerance, "batches": sorted({r for r, _ in found})}
 

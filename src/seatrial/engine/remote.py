@@ -131,7 +131,7 @@ def _wire(place: Place) -> http.client.HTTPConnection:
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     return kind(parts.hostname, parts.port, timeout=place.timeout_s)
 
-# %% ../../../nbs/engine/08_remote.ipynb #586264d7
+# %% ../../../nbs/engine/08_remote.ipynb #c68c7114
 def exchange(
     place: Place,
     method: str,  # GET or POST
@@ -140,7 +140,7 @@ def exchange(
     body: bytes | None = None,
 ) -> tuple[int, Mapping[str, str], bytes]:  # status, headers, body
     "One request and its response, on this thread's connection."
-    for stale in (getattr(place.held, "wire", None) is not None, False):
+    for stale in (getattr(place.held, "wire", None) in place.wires, False):
         if not stale:
             place.held.wire = _wire(place)
             place.wires.append(place.held.wire)
@@ -239,7 +239,7 @@ def _described(place: Place) -> tuple[Signature, dict[str, Any]]:
             f"{place.url} does not describe a model that takes rows ({first_line(e)}); serve another"
         ) from None
 
-# %% ../../../nbs/engine/08_remote.ipynb #6f9f81fa
+# %% ../../../nbs/engine/08_remote.ipynb #df6e1b01
 def remote_call(
     url: str,  # of the model: http://host:port/v2/models/name
     timeout_s: float = 10.0,  # for one answer
@@ -248,7 +248,11 @@ def remote_call(
 ) -> tuple[Signature, Call]:  # what the model takes, and how to run it
     "A model on an Open Inference Protocol server as a call."
     place = Place(url.rstrip("/"), timeout_s, dict(headers or {}))
-    signature, server = _described(place)
+    try:
+        signature, server = _described(place)
+    except (CannotDo, Declined):
+        hang_up(place)
+        raise
     raw = "binary_tensor_data" in (server["extensions"] or ()) if binary is None else binary
     datatypes, wanted = {s.name: s.datatype for s in signature.inputs}, [s.name for s in signature.outputs]
 
