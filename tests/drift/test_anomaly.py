@@ -173,3 +173,41 @@ def test_a_damaged_file_is_refused(part):
 def test_quiet_weeks_are_quiet():
     look = watch()
     assert len(said(look, service(11, 168 * 8, NEXT))) <= 8 * 0.25 + 3 * (8 * 0.25) ** 0.5
+
+
+def test_a_silence_beyond_all_floats_is_one_alarm():
+    hours = [Bucket(HOUR * i, 100 + i % 3) for i in range(480)]
+    look = lookout(hours, HOUR)
+    alerts = said(look, [Bucket(HOUR * i, 0) for i in range(480, 540)])
+    assert [a.kind for a in alerts].count("silence") == 1 and look.silence.due > 800
+
+
+def test_nights_without_a_request_wake_nobody():
+    rng = np.random.default_rng(0)
+    hours = [Bucket(HOUR * i, int(rng.poisson(80)) if i % 24 >= 6 else 0) for i in range(168 * 9)]
+    look = lookout(hours[: 168 * 5], HOUR)
+    assert len(said(look, hours[168 * 5 :])) <= 2 and abs(look.traffic.season.level) < 0.2
+
+
+def test_a_regular_gap_is_ordinary_and_a_single_one_is_not():
+    rng = np.random.default_rng(1)
+    n = rng.poisson(50, 168 * 4).tolist()
+    once = [Bucket(HOUR * i, 0 if 500 <= i < 510 else k) for i, k in enumerate(n)]
+    often = [Bucket(HOUR * i, 0 if i % 60 < 4 else k) for i, k in enumerate(n)]
+    usual = lookout([Bucket(HOUR * i, k) for i, k in enumerate(n)], HOUR).silence.rarest
+    assert lookout(once, HOUR).silence.rarest == usual > 1e9 * lookout(often, HOUR).silence.rarest
+
+
+def test_a_reference_with_bursts_still_gives_edges():
+    rng = np.random.default_rng(0)
+    hours = [Bucket(HOUR * i, int(rng.poisson(1000 if rng.random() < 0.05 else 100))) for i in range(900)]
+    alerts = said(lookout(hours, HOUR), [Bucket(HOUR * i, 400) for i in range(900, 950)])
+    assert {a.kind for a in alerts} == {"traffic high"} and alerts[0].high > 400
+
+
+def test_numbers_of_arrays_are_saved_as_json():
+    rng = np.random.default_rng(0)
+    k, at = rng.poisson(100, 450), np.arange(450, dtype="int64") * 3600
+    look = lookout([Bucket(t, n, predictions=tuple(np.array([n, 1]))) for t, n in zip(at, k, strict=True)], HOUR)
+    look.update(Bucket(at[-1] + 3600, k[0], k[1] * 0, predictions=tuple(np.array([90, 1]))))
+    assert Lookout.from_dict(json.loads(json.dumps(look.to_dict()))) == look

@@ -141,3 +141,15 @@ def test_few_scores_are_an_answer_of_their_own_and_constant_ones_no_trouble():
 def test_bad_input_is_refused_in_one_sentence(at, values, bucket, more, said):
     with pytest.raises(ValueError, match=said):
         season(at, values, bucket, **more)
+
+
+def test_scores_go_on_where_chances_are_too_small_for_a_float():
+    scores = [count_score(x, 100, 0.01) for x in (100, 1_000, 5_000, 10_000, 100_000)]
+    assert scores == sorted(set(scores)) and scores[-1] > 100
+    assert count_score(0, 1e4, 1e-6) < -100
+    assert count_score(1_100, 100, 0.0) == pytest.approx(count_score(1_101, 100, 0.0), abs=0.2)
+
+
+def test_one_request_in_a_dead_hour_hardly_moves_the_level():
+    dead = Season([math.log(1e-3)] * 24 + [math.log(100.0)] * 144, [0.0] * 24, HOUR, counts=True)
+    assert abs(dead.learn(4 * 86400, 3).level) < 0.01
