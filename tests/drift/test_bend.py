@@ -100,3 +100,10 @@ def test_labels_that_do_not_fit_are_refused(labels, said):
 
 def test_two_columns_are_one():
     assert probabilities([[0.2, 0.8], [1.0, 0.0]], "x").tolist() == [0.8, 0.0]
+
+
+def test_the_order_of_rows_with_equal_claims_does_not_matter():
+    q, y = np.full(600, 0.5), np.repeat([0, 1], 300)
+    assert agreement(q, y) == agreement(q, y[::-1]) > 0.9
+    q, y = np.repeat([0.2, 0.8], 300), np.repeat([0, 1, 0, 1], [240, 60, 60, 240])
+    assert agreement(q, y) > 0.9

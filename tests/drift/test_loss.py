@@ -143,3 +143,11 @@ def test_losses_are_the_usual_two_and_need_rows_that_match():
     assert losses([1, 2], [3, 2]).tolist() == [2, 0] and losses([1, 2], [3, 2], "squared").tolist() == [4, 0]
     with pytest.raises(ValueError, match="one value a row each, got 1 and 2"):
         losses([1], [1, 2])
+
+
+def test_an_interval_takes_runs_and_a_learner_that_gives_numbers():
+    x, loss = world(RNG(0), 200)
+    with pytest.raises(ValueError, match="runs must be"):
+        expected_loss(x, loss, x, RNG(0), runs=1)
+    with pytest.raises(ValueError, match="what fit predicts must be finite"):
+        expected_loss(x, loss, x, RNG(0), fit=lambda x, y: lambda rows: np.full(len(rows), np.nan))

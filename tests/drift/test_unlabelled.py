@@ -164,3 +164,16 @@ def test_bad_input_is_refused_by_name(changed, said):
     given = {"reference": s, "labels": (np.arange(50) % 3 > 0) * 1, "current": s[:40]} | changed
     with pytest.raises(ValueError, match=said):
         performance(rng=RNG(0), runs=5, **given)
+
+
+def test_no_reference_is_not_enough_and_an_interval_takes_worlds():
+    assert isinstance(performance([], [], [0.5] * 50, RNG(0)), NotEnough)
+    scores, labels = world(RNG(0), 300)
+    with pytest.raises(ValueError, match="runs must be"):
+        performance(scores, labels, scores, RNG(0), runs=1)
+
+
+def test_rows_sorted_by_label_are_no_reason_for_distrust():
+    labels = np.repeat([0, 1], 300)
+    found = performance(np.full(600, 0.5), labels, np.full(300, 0.5), RNG(0), runs=20)
+    assert found.trusted and found.calibration > 0.05

@@ -104,3 +104,11 @@ def test_bins_are_counted(bins):
 def test_an_unknown_kind_is_not_restored():
     with pytest.raises(ValueError, match="kind must be platt or isotonic, got 'beta'"):
         Calibration.from_dict({"kind": "beta"})
+
+
+def test_equal_answers_stay_in_one_bin_whatever_the_order_of_the_rows():
+    found = reliability(np.full(200, 0.5), [0] * 100 + [1] * 100)
+    assert found.ece == 0 and [b.n for b in found.bins] == [200]
+    said, seen = np.repeat([0.2, 0.8], 300), np.repeat([0, 1, 0, 1], [240, 60, 60, 240])
+    assert reliability(said, seen).ece == pytest.approx(0, abs=1e-12)
+    assert reliability(said, seen).bins == reliability(said[::-1], seen[::-1]).bins

@@ -119,12 +119,15 @@ def held_out(
         q[~seen] = special.expit(x[~seen] @ logistic(x[seen], y[seen], np.ones(seen.sum())))
     return q
 
-# %% ../../../nbs/drift/15_bend.ipynb #4f1b6b41
+# %% ../../../nbs/drift/15_bend.ipynb #93c3e5f4
 def agreement(
     q: np.ndarray,  # (n,) claimed chances, inside (0, 1)
     y: np.ndarray,  # (n,) 0 or 1
 ) -> float:  # p-value of "what is claimed is so"
     "Hosmer and Lemeshow's test of chances that were claimed before the labels were seen."
-    tenths = np.array_split(np.argsort(q, kind="stable"), 10)
-    surprise = sum((y[i] - q[i]).sum() ** 2 / (q[i] * (1 - q[i])).sum() for i in tenths if len(i))
+    place, sizes = np.unique(q, return_inverse=True, return_counts=True)[1:]
+    tenths = np.repeat(np.arange(10), [len(x) for x in np.array_split(q, 10)])
+    tenth = tenths[np.cumsum(sizes) - (sizes + 1) // 2][place]  # equal claims stay together
+    off, noise = np.bincount(tenth, y - q), np.bincount(tenth, q * (1 - q))
+    surprise = (off[noise > 0] ** 2 / noise[noise > 0]).sum()
     return float(stats.chi2.sf(surprise, 10))

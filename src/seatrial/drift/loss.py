@@ -20,13 +20,14 @@ Docs: https://seatrial.github.io/seatrial/drift/loss.html.md"""
 __all__ = ['KINDS', 'Predict', 'ROWS_LEAST', 'CLUSTERS_LEAST', 'losses', 'hinges', 'additive', 'crossed', 'resampled', 'scatter',
            'grouped', 'gathered', 'expected_loss']
 
-# %% ../../../nbs/drift/17_loss.ipynb #97de9562
+# %% ../../../nbs/drift/17_loss.ipynb #b859b0a4
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
+from .stream import whole
 from .trust import Estimate, support
 from .vectors import sides
 from ..stats.comparison import NotEnough, one_of, rate
@@ -154,7 +155,7 @@ def gathered(
         )
     return x, y, now, cluster
 
-# %% ../../../nbs/drift/17_loss.ipynb #db3814e9
+# %% ../../../nbs/drift/17_loss.ipynb #5260b669
 def expected_loss(
     reference: ArrayLike,  # (n, d) what is known of rows with labels, the prediction among it
     loss: ArrayLike,  # (n,) their losses, >= 0
@@ -174,7 +175,8 @@ def expected_loss(
     if isinstance(given := gathered(reference, loss, current, groups), NotEnough):
         return given
     x, y, now, cluster = given
-    rows, z = fit(x, y)(now), stats.norm.isf(alpha / 2)
+    runs, z = whole(runs, 2, 10**6, "runs"), stats.norm.isf(alpha / 2)
+    rows = finite(fit(x, y)(now), "what fit predicts")
     again = (resampled(cluster, rng) for _ in range(runs))
     of_fit = np.var([fit(x[i], y[i])(now).mean() for i in again], ddof=1)
     unseen = crossed(fit, x, y, cluster, rng)

@@ -20,7 +20,7 @@ Docs: https://seatrial.github.io/seatrial/drift/unlabelled.html.md"""
 __all__ = ['METRICS', 'Measure', 'MOST', 'ROWS_LEAST', 'CLASS_LEAST', 'measuring', 'by_row', 'Task', 'two_classes',
            'many_classes', 'worlds', 'Performance', 'line', 'summed_up', 'doubts', 'performance']
 
-# %% ../../../nbs/drift/16_unlabelled.ipynb #e21a7826
+# %% ../../../nbs/drift/16_unlabelled.ipynb #cf9122b3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -30,6 +30,7 @@ from numpy.typing import ArrayLike
 from scipy import special
 
 from .bend import Bends, agreement, held_out, logistic, logits, probabilities, truths
+from .stream import whole
 from .trust import Estimate, Support, support
 from ..stats.comparison import NotEnough, one_of, rate
 
@@ -215,7 +216,7 @@ def doubts(
         why.append(f"the calibration does not hold on the reference itself (p = {p:.2g})")
     return p, tuple(found), tuple(why)
 
-# %% ../../../nbs/drift/16_unlabelled.ipynb #00c3be55
+# %% ../../../nbs/drift/16_unlabelled.ipynb #977004da
 def performance(
     reference: ArrayLike,  # (n,) scores of the answer 1, or (n, classes), of rows with labels
     labels: ArrayLike,  # (n,) their labels, 0 to classes - 1
@@ -235,6 +236,9 @@ def performance(
     alpha, target = rate(alpha, "alpha"), one_of(target, ("batch", "stream"), "target")
     if then.shape[1:] != now.shape[1:]:
         raise ValueError(f"reference and current must have as many classes, got shapes {then.shape} and {now.shape}")
+    runs = whole(runs, 2, 10**6, "runs")
+    if not len(then):
+        return NotEnough(CLASS_LEAST, 0, "a calibration takes this many reference rows of the rarer label")
     y = truths(labels, then)
     if len(now) < ROWS_LEAST:
         return NotEnough(ROWS_LEAST, len(now), "a batch has an estimate from this many rows on")

@@ -2,7 +2,7 @@ r"""When it says seventy per cent, does it happen seven times in ten?
 
 **Method.** A probability $p$ is *calibrated* if $P(y = 1 \mid p) = p$. Three questions follow, and each has its own answer here.
 
-*Is it?* `reliability` sorts $n$ answers into bins $B$ of equal count and compares what was said, $\bar p_B$, with what was seen, $\bar y_B$, the latter with Wilson's interval. The expected calibration error is $\mathrm{ECE} = \sum_B \frac{n_B}{n}|\bar p_B - \bar y_B|$; the Brier score is $\frac1n\sum (p - y)^2$ (Brier 1950). ECE is never 0 by chance, so whether it is worth a word is decided by a test that needs no bins (Spiegelhalter 1986): under calibration
+*Is it?* `reliability` sorts $n$ answers into bins $B$ of equal count (equal answers stay in one bin) and compares what was said, $\bar p_B$, with what was seen, $\bar y_B$, the latter with Wilson's interval. The expected calibration error is $\mathrm{ECE} = \sum_B \frac{n_B}{n}|\bar p_B - \bar y_B|$; the Brier score is $\frac1n\sum (p - y)^2$ (Brier 1950). ECE is never 0 by chance, so whether it is worth a word is decided by a test that needs no bins (Spiegelhalter 1986): under calibration
 
 $$Z = \frac{\sum (y_i - p_i)(1 - 2p_i)}{\sqrt{\sum (1 - 2p_i)^2 p_i (1 - p_i)}} \approx N(0, 1).$$
 
@@ -77,7 +77,7 @@ def judged(
             raise ValueError(f"{what} must {rule}, got {(x if what == name else y)[row]:g} in row {row}")
     return x, y
 
-# %% ../../../nbs/stats/24_calibration.ipynb #99e8a049
+# %% ../../../nbs/stats/24_calibration.ipynb #da591f7d
 def reliability(
     probability: ArrayLike,  # (n,) what was said, 0 to 1
     outcome: ArrayLike,  # (n,) what happened, 0 or 1
@@ -91,8 +91,10 @@ def reliability(
     p, y = judged(probability, outcome, "probability")
     if len(p) < 2:
         return NotEnough(2, len(p), "what was said can be compared with what was seen from two answers on")
-    order = np.argsort(p, kind="stable")
-    rows = tuple(_bin(p[i], y[i], alpha) for i in np.array_split(order, min(bins, len(p))))
+    place, sizes = np.unique(p, return_inverse=True, return_counts=True)[1:]
+    parts = np.repeat(np.arange(bins), [len(x) for x in np.array_split(p, bins)])
+    part = parts[np.cumsum(sizes) - (sizes + 1) // 2][place]  # answers that say the same stay together
+    rows = tuple(_bin(p[part == i], y[part == i], alpha) for i in np.unique(part))
     ece = sum(b.n * abs(b.said - b.seen) for b in rows) / len(p)
     return Reliability(rows, len(p), float(ece), float(((p - y) ** 2).mean()), _spiegelhalter(p, y))
 
