@@ -42,7 +42,7 @@ def by_hand(model, x, classes=None):
     "The definition, one row and one class at a time."
     total = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
     for row in torch.from_numpy(x):
-        logs = torch.log_softmax(model(row[None])[0] if classes is None else model(row[None])[0][classes], 0)
+        logs = torch.log_softmax(model(row[None])[0] if classes is None else model(row[None])[0][list(classes)], 0)
         for log in logs:
             grads = torch.autograd.grad(log, list(model.parameters()), retain_graph=True)
             for (name, _), g in zip(model.named_parameters(), grads, strict=True):
@@ -50,7 +50,7 @@ def by_hand(model, x, classes=None):
     return total
 
 
-@pytest.mark.parametrize("classes", [None, [0, 2], [3, 1]])
+@pytest.mark.parametrize("classes", [None, [0, 2], (3, 1), range(3)])
 def test_the_fisher_is_its_definition(x, classes):
     model = net(4, 5, 4)
     found, exact = fisher(model, {"x": x}, classes=classes), by_hand(model, x, classes)

@@ -70,7 +70,7 @@ def asleep(
         for module, training in modes:
             module.training = training
 
-# %% ../../../nbs/tune/11_ewc.ipynb #85935cdf
+# %% ../../../nbs/tune/11_ewc.ipynb #ac14af91
 def fisher(
     model: nn.Module,  # answers (rows, classes) logits, or (rows,) numbers
     inputs: Mapping[str, np.ndarray],  # prepared, rows first
@@ -86,12 +86,13 @@ def fisher(
         raise ValueError(f"noise must be positive, draws and rows 0 or more, got {noise}, {draws} and {rows}")
     inputs, _ = checked(model, (inputs, np.zeros(row_count(inputs))), "fisher")
     rng, n = rng or np.random.default_rng(0), row_count(inputs)
+    classes = None if classes is None else list(classes)
     few = np.sort(rng.permutation(n)[: rows or n])
     weights = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
     device = next(iter(weights.values())).device
     feed, answer = Feed.of(inputs, device=str(device)), _one_answer(model, inputs, device, classes)
     how = draws, noise if answer.ndim == 1 else 0, torch.Generator(device).manual_seed(int(rng.integers(2**31)))
-    chunk = max(1, 2**24 // (answer.numel() * sum(w.numel() for w in weights.values())))
+    chunk = max(1, 2**22 // (answer.numel() * sum(w.numel() for w in weights.values())))
     total = {name: torch.zeros_like(w) for name, w in weights.items()}
     with asleep(model):
         for at in range(0, len(few), chunk):
