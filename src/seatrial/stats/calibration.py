@@ -6,6 +6,8 @@ r"""When it says seventy per cent, does it happen seven times in ten?
 
 $$Z = \frac{\sum (y_i - p_i)(1 - 2p_i)}{\sqrt{\sum (1 - 2p_i)^2 p_i (1 - p_i)}} \approx N(0, 1).$$
 
+Its weight $1 - 2p$ is blind where errors cancel around one half: answers of exactly 0.5 are never refuted by it, so look at the bins, too.
+
 *How to mend it, with little data?* `platt` fits $p = 1 / (1 + e^{-(a s + b)})$ to scores $s$ by maximum likelihood, with targets $\frac{n_1 + 1}{n_1 + 2}$ and $\frac{1}{n_0 + 2}$ in place of 1 and 0, so that no answer is ever certain (Platt 1999).
 
 *How to mend it, with much?* `isotonic` fits the best step function that never falls (Zadrozny and Elkan 2002; pool adjacent violators, by `scipy.optimize.isotonic_regression`), with straight lines between the middles of its steps, kept inside $[\frac{1}{n + 2}, \frac{n + 1}{n + 2}]$.
