@@ -159,3 +159,9 @@ def test_tables_that_do_not_fit_are_refused_and_few_rows_are_an_answer():
 def test_doubts_add_up_and_none_is_said_twice():
     e = doubted(doubted(GUESS, "a", "b"), "b", "c")
     assert e.reasons == ("a", "b", "c") and not e.trusted and GUESS.trusted and "not trusted" in e._repr_markdown_()
+
+
+@pytest.mark.parametrize("name", ["estimated", "realised", "strongest"])
+def test_a_saved_watch_with_a_broken_number_is_refused(name):
+    with pytest.raises(ValueError, match=f"{name} must be"):
+        Late.from_dict(Late("accuracy").to_dict() | {name: float("nan")})

@@ -249,12 +249,14 @@ class Late:
         "What `to_dict` saved."
         return restored(cls, saved, ("metric",))
 
-# %% ../../../nbs/drift/14_trust.ipynb #444b3c1c
+# %% ../../../nbs/drift/14_trust.ipynb #66bd0419
 def agreed(
     watch: Late,  # just made or restored
 ) -> None:
     "Check what a watch was told."
     watch.most, watch.alpha = positive(watch.most, "most"), rate(watch.alpha, "alpha")
+    for name in ("estimated", "realised", "strongest"):  # of a damaged file, where NaN would never contradict
+        number(getattr(watch, name), name)
     if not 0 <= number(watch.slack, "slack") < watch.most:
         raise ValueError(f"slack must lie from 0 to below most={watch.most:g}, got slack={watch.slack:g}")
     if isinstance(watch.seen, dict):
