@@ -157,7 +157,7 @@ def widening(
         raise ValueError("high must lie above low in every row, so that the band has a width to widen")
     return widen(below / width, above / width, finite(truth, "truth") / width, miss)
 
-# %% ../../../nbs/model/08_engagement.ipynb #acdede7d
+# %% ../../../nbs/model/08_engagement.ipynb #6beddccc
 def honest(
     model: Engagement,  # trained; its band is widened in place
     said: Sequence[ArrayLike],  # p10, p50, p90 that it answers, as it is, on rows that it was not trained on
