@@ -73,7 +73,7 @@ def watchable(
     "The scalars that a bundle of this signature can watch."
     return (*_columns(signature), *(() if isinstance(preparation, Plain) else ("truncated",)))
 
-# %% ../../../nbs/engine/03_bundle.ipynb #7dc17d96
+# %% ../../../nbs/engine/03_bundle.ipynb #ce9fb8f4
 @dataclass(frozen=True)
 class Bundle:
     "A folder with a graph, its declared preparation and its signature."
@@ -98,6 +98,9 @@ class Bundle:
     def manifest(self) -> dict[str, str]:
         "The sha256 of each of its files."
         return {f: sha256(self.folder / f) for f in self.files}
+
+    def __repr__(self):
+        return f"Bundle({self.folder.name!r}, {self.graph!r}, {kind_of(self.preparation)!r})"
 
     def _repr_markdown_(self):
         steps = f"{self.signature._repr_markdown_()} by {kind_of(self.preparation)} and `{self.graph}`"
