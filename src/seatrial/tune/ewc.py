@@ -113,7 +113,7 @@ def _one_answer(model, inputs, device, classes):
         raise ValueError(f"classes must be below {answer.shape[1]}, as many as the model answers, got {list(classes)}")
     return answer
 
-# %% ../../../nbs/tune/11_ewc.ipynb #e94ecc89
+# %% ../../../nbs/tune/11_ewc.ipynb #21e59be8
 class EWC:
     "Elastic weight consolidation: a penalty on moving weights that mattered."
 
@@ -134,6 +134,8 @@ class EWC:
     def __call__(self) -> torch.Tensor:
         "The penalty, to be added to each step's loss."
         here = dict(self.model.named_parameters())
+        for kept in (self.centre, self.curvature):  # training may have taken the model to another device
+            kept |= {name: v.to(here[name].device) for name, v in kept.items()}
         parts = [(f * (here[name] - self.centre[name]) ** 2).sum() for name, f in self.curvature.items()]
         return self.strength / 2 * sum(parts, torch.zeros(()))
 
@@ -146,7 +148,7 @@ class EWC:
         self.centre, self.curvature = dict(state["centre"]), dict(state["curvature"])
         self.tasks = state["tasks"]
 
-# %% ../../../nbs/tune/11_ewc.ipynb #d89659ab
+# %% ../../../nbs/tune/11_ewc.ipynb #50668372
 def remember(
     ewc: EWC,  # that adds this task to what it keeps
     inputs: Mapping[str, np.ndarray],  # rows of the task that was just learned
@@ -158,8 +160,8 @@ def remember(
         _learned(ewc.model, inputs, np.asarray(labels), how.get("classes"))
     now, new = dict(ewc.model.named_parameters()), fisher(ewc.model, inputs, **how)
     for name, f in new.items():
-        old = ewc.decay * ewc.curvature.get(name, torch.zeros_like(f))
-        here, before = now[name].detach().clone(), ewc.centre.get(name, now[name].detach())
+        old = ewc.decay * ewc.curvature.get(name, torch.zeros_like(f)).to(f.device)
+        here, before = now[name].detach().clone(), ewc.centre.get(name, now[name].detach()).to(f.device)
         middle = torch.where(old + f > 0, (old * before + f * here) / (old + f).clamp(min=1e-38), here)
         ewc.centre[name], ewc.curvature[name] = (here if ewc.form == "online" else middle), old + f
     ewc.tasks += 1
