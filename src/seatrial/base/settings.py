@@ -186,7 +186,7 @@ LOSS_MARGIN = "A variant may lose at most this share of the reference's loss, pr
 class EngineSettings:
     "How models run, and which variants of them are kept."
 
-    threads: int = field(**key("0", whole(0, 1024), "0: as many threads as there are cores."))
+    threads: int = field(**key("0", whole(0, 1024), "0: what `fit` found best for the bundle, else one a core."))
     loss_margin_share: float = field(**key("0.02", SHARE, LOSS_MARGIN))
     alpha: float = field(**key("0.05", ALPHA, "How often that test may be wrong."))
 

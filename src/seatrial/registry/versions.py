@@ -89,7 +89,7 @@ def as_bundle(
 ) -> Iterator[Bundle]:  # read or just exported
     "The model as a bundle; one that had to be exported lies in a temporary folder, which is gone afterwards."
     folder = model.folder if isinstance(model, Bundle) else model
-    if isinstance(folder, str | Path) and Path(folder).suffix != ".onnx":
+    if isinstance(folder, str | Path) and Path(folder).suffix not in (".onnx", ".pt", ".torchscript"):
         yield read(Path(folder))
         return
     from seatrial.engine.export import bundle_of

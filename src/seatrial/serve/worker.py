@@ -49,7 +49,7 @@ class Pool:
     def __init__(
         self,
         artifacts: Path | str,  # the folder below which the registry publishes
-        threads: int = 0,  # of an engine; 0: the library's choice
+        threads: int = 0,  # of an engine; 0: what was found best for the bundle, else the library's choice
     ):
         self.shelf, self.threads = Shelf(Path(artifacts)), threads
         self.engines: dict[tuple[str, str], Engine] = {}
@@ -68,7 +68,7 @@ class Pool:
             door = self.doors.setdefault(key, threading.Lock())
         with door:
             if key not in self.engines:
-                engine = load(verify(self.shelf.version(*key)).folder, threads=self.threads)
+                engine = load(verify(self.shelf.version(*key)).folder, threads=self.threads or None)
                 engine.warm(rows=(1, 8))
                 self.engines[key] = engine
             return self.engines[key]
@@ -318,7 +318,7 @@ class Worker(LitAPI):
         self,
         path: str,  # of the lane's socket, in a private folder
         artifacts: str,  # the folder below which the registry publishes
-        threads: int = 0,  # of an engine; 0: the library's choice
+        threads: int = 0,  # of an engine; 0: what was found best for the bundle, else the library's choice
         rows_max: int = 64,  # of one pass through the engine
     ):
         super().__init__(loop=SocketLoop(), spec=Silent(), api_path="/lane")
