@@ -135,7 +135,7 @@ def test_a_variant_that_answers_wrongly_is_refused_however_small_it_is(net, tmp_
         module = torch.nn.Sequential(torch.nn.Linear(16, 1), torch.nn.Flatten(0))
         return bundle_of(module, X[:2], folder)
 
-    monkeypatch.setattr(room, "VARIANTS", dict(room.VARIANTS) | {"wrong": wrong})
+    monkeypatch.setattr(room, "VARIANTS", dict(room.VARIANTS) | {"wrong": (wrong,)})
     y = load(net).run({"input": X})["prediction"] + RNG.normal(0, 0.01, len(X))
     result = fit(net, {"input": X}, y, tmp_path / "kept", variants=["wrong"], batches=(1,), seconds=0.05)
     assert result.row("wrong").verdict == "refused" and "not accurate enough" in result.row("wrong").reason

@@ -19,7 +19,7 @@ Docs: https://seatrial.github.io/seatrial/engine/fit.html.md"""
 # %% auto #0
 __all__ = ['Row', 'Fit', 'fit']
 
-# %% ../../../nbs/engine/30_fit.ipynb #c647b84c
+# %% ../../../nbs/engine/30_fit.ipynb #b7fb1335
 import math
 import tempfile
 import time
@@ -32,7 +32,7 @@ import numpy as np
 
 from ..base.settings import CannotDo
 from .bundle import Bundle, checked, write
-from .levels import VARIANTS, level_of
+from .levels import VARIANTS, build, level_of
 from .memory import footprint
 from .race import LOSSES, Speed, front, losses, machine, race, speed_of, too_slow, too_wrong
 from .runtime import Engine, load
@@ -147,16 +147,16 @@ def _checked(plan: _Plan, variants: Sequence[str]) -> _Plan:
         raise ValueError(f"budget_s must be more than 0, got {plan.budget_s}")
     return plan
 
-# %% ../../../nbs/engine/30_fit.ipynb #bde40957
+# %% ../../../nbs/engine/30_fit.ipynb #9d534909
 def _made(bundle: Bundle, names: Sequence[str], room: Path, rows: Any, plan: _Plan) -> tuple[dict, list[Row]]:
     "The variants that can be made, and rows for those that cannot."
-    made, unmade = {"fp32": bundle}, []
+    made, unmade, shelf = {"fp32": bundle}, [], {}
     for name in names:
         plan.say(f"make {name}")
         try:
             if plan.spent > 0.5:
                 raise CannotDo("half of the budget was spent before its turn; give more by `budget_s`")
-            made[name] = VARIANTS[name](bundle, room / name, rows)
+            made[name] = build(bundle, VARIANTS[name], room, rows, shelf)
         except CannotDo as e:
             unmade.append(Row(name, "refused", f"cannot be made: {e}"))
     return made, unmade
