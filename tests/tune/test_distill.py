@@ -150,3 +150,10 @@ def test_bad_terms_and_bad_labels_get_one_sentence(call, said):
 def test_one_row_cannot_both_teach_and_stop(teacher, tmp_path):
     with pytest.raises(ValueError, match="learn must leave rows for both"):
         distill(teacher, Line(), {"x": X[:1]}, ({"x": X[200:]}, Y[200:]), tmp_path / "one", preparation=Plain())
+
+
+def test_a_folder_that_holds_something_is_refused_before_any_training(teacher, tmp_path):
+    (tmp_path / "mine.txt").write_text("keep me")
+    with pytest.raises(ValueError, match="folder must be new or empty"):
+        run(teacher, tmp_path, Terms(**QUICK))
+    assert (tmp_path / "mine.txt").read_text() == "keep me"

@@ -221,7 +221,7 @@ def _measured(teacher, student, rows, truth, terms, clusters):
     skills = {who: skill(truth, a) for who, a in said.items()}
     return skills, shortfall(truth, said["teacher"], said["student"], terms, clusters), speeds
 
-# %% ../../../nbs/tune/15_distill.ipynb #9b9f9b43
+# %% ../../../nbs/tune/15_distill.ipynb #5deb4d56
 def distill(
     teacher: Engine,  # loaded, as it serves today; its first output is what the student learns
     student: nn.Module,  # takes what `preparation` makes; trained in place
@@ -239,6 +239,8 @@ def distill(
     **recipe,  # fields of `Recipe`: epochs, lr, batch, loss, patience, seed …
 ) -> Distilled:  # kept or refused, and why
     "Teach a small network what a large one says, and let it serve only if that is shown to be no loss."
+    if Path(folder).exists() and any(Path(folder).iterdir()):
+        raise ValueError(f"folder must be new or empty, got {str(folder)!r}")
     terms, files = terms or Terms(), dict(files or {})
     rows, truth = judge[0], np.asarray(judge[1], float)
     targets = lesson(answered(teacher, learn), labels, trust)
