@@ -25,28 +25,64 @@ Modules:
 - `seatrial.base.record`: What is written down about a served model, and what is refused before it is written?
 - `seatrial.base.settings`: What may an operator change, and what happens when they mistype it?
 - `seatrial.base.spool`: How does an answer's record survive the process that sent it, for a few microseconds?
+- `seatrial.drift.anomaly`: Is the service ill, or is it only Monday?
+- `seatrial.drift.bend`: How honest is a score, and how sure are we of that?
 - `seatrial.drift.category`: Has something new appeared, something vanished, or something stopped arriving?
 - `seatrial.drift.chart`: How soon is a change noticed, if false alarms may come only once in so many values?
 - `seatrial.drift.distance`: How far has one feature moved, and could that be chance?
 - `seatrial.drift.edetector`: Can the time between false alarms be guaranteed without knowing the distribution?
 - `seatrial.drift.feature`: What happened to one column, in words that can be read at night?
 - `seatrial.drift.kernel`: How far has the mean of many vectors moved, and what does a kernel see that the mean does not?
+- `seatrial.drift.loss`: A regressor is live and the truth comes next month: how large is its error now?
 - `seatrial.drift.rank`: Which distance sees what, what does it cost, and is its p-value honest?
+- `seatrial.drift.season`: What is ordinary at this hour of the week, and how rare is what is not?
 - `seatrial.drift.shift`: Which of many features have moved enough to wake somebody, and what is to be done?
 - `seatrial.drift.sketch`: How little of a reference has to be kept to know how far today is from it?
 - `seatrial.drift.stream`: What is a watchman told, what does he remember, and how often does he cry wolf?
+- `seatrial.drift.symptom`: What do traffic, latency, errors, predictions and silence each have to show before somebody is woken?
+- `seatrial.drift.trust`: How far may a number be believed that no label has checked?
+- `seatrial.drift.unlabelled`: A classifier is live and its labels come next month: how well is it doing now?
 - `seatrial.drift.vectors`: Have whole rows moved, when no single column has?
 - `seatrial.drift.walk`: Where do two staircases part, and how far would chance alone part them?
 - `seatrial.drift.window`: Which past still counts, and what do the detectors of machine learning deliver?
 - `seatrial.engine.bundle`: What must travel with a graph so that a stranger's process can answer with it?
+- `seatrial.engine.call`: What do seven libraries that run models have in common, and what when memory runs out?
+- `seatrial.engine.coreml`: What does an Apple device need of a bundle, and what can be promised without one?
+- `seatrial.engine.estimator`: Can a scikit-learn model stand where a graph stands?
 - `seatrial.engine.export`: How does a trained model, from whatever library, become a graph?
 - `seatrial.engine.fit`: Which form of a model deserves to be served on this machine?
+- `seatrial.engine.fuse`: When is one large operation faster than eleven small ones?
+- `seatrial.engine.levels`: What is worth trying, if what counts is speed, or memory, or both?
+- `seatrial.engine.memory`: How many rows fit, and how is that found out without dying of it?
+- `seatrial.engine.narrow`: What if only the weights get smaller, to a byte, half a byte, or half a float?
+- `seatrial.engine.pack`: How much of a batch is padding, and who says that it must be computed?
 - `seatrial.engine.parity`: Is the graph that will serve really the model that was trained?
 - `seatrial.engine.preparation`: How does text become numbers, without a line of code travelling with the model?
+- `seatrial.engine.program`: Which forms of a torch model can be run, and which of them without the code that made them?
+- `seatrial.engine.prune`: Does a zero cost less than a number?
 - `seatrial.engine.quantize`: What is lost when a weight becomes one byte, and what is won?
+- `seatrial.engine.race`: How are two engines compared when the machine never stands still?
+- `seatrial.engine.remote`: Can a model on another machine be run as if it were here?
 - `seatrial.engine.runtime`: Can one face run every graph, and say no before the graph does?
+- `seatrial.engine.sensitive`: Which few layers spoil the answers of all, and what does it cost to let them off?
+- `seatrial.engine.session`: What must be said to ONNX Runtime before it may run a graph?
 - `seatrial.engine.signature`: What may a stranger send, and what does a refusal have to say?
+- `seatrial.engine.static`: Can the range of a layer's activations be known before they come?
+- `seatrial.engine.surgery`: How is a graph changed without changing its answers?
+- `seatrial.engine.tensorrt`: When may an engine that took minutes to build be used again?
+- `seatrial.engine.translate`: How does a model become a graph, whatever library it was trained in?
+- `seatrial.engine.trees`: Can gradient boosting leave Python without a single row falling into another leaf?
+- `seatrial.model.aspects`: How good is a piece of content, which aspect says so, and what if one of them is missing?
+- `seatrial.model.calibrated`: How does a promise about probabilities get into the file that serves?
+- `seatrial.model.card`: What should somebody know who decides about a model without having built it?
+- `seatrial.model.click`: How often will this be clicked, if the log was made by a policy that had favourites?
+- `seatrial.model.engagement`: How many will come in this hour of next week, and how far may the answer be off?
+- `seatrial.model.filter`: How much spam is caught if at most one honest message in a hundred may be stopped?
+- `seatrial.model.fusion`: What should a network say when half of what it asked for did not come?
+- `seatrial.model.process`: What can be learnt from 176 runs of a process that does not stand still?
 - `seatrial.model.quality`: How good would a reader say this text is, and what is the least network that can tell?
+- `seatrial.model.slices`: For whom is this model worse than it looks?
+- `seatrial.model.trend`: Will next week bring more than this one, how much more, and who says so best?
 - `seatrial.operate.controller`: Who turns evidence into decisions, when nobody is watching?
 - `seatrial.registry.manifest`: What may be served, and is it still what was registered?
 - `seatrial.registry.numbering`: What does a version say about itself, and what does its number promise?
@@ -72,7 +108,9 @@ Modules:
 - `seatrial.stats.bayes`: How probable is it that the treatment is better, and what does it cost to be wrong?
 - `seatrial.stats.betting`: What may be said of a rate after every single unit, from the very first one on?
 - `seatrial.stats.bounded`: What may be said of a mean at every look, if all that is known is that no value lies outside two bounds?
+- `seatrial.stats.calibration`: When it says seventy per cent, does it happen seven times in ten?
 - `seatrial.stats.comparison`: By how much do two means differ, and how sure are we?
+- `seatrial.stats.conformal`: What can be promised about the next row, whatever the model and whatever the distribution?
 - `seatrial.stats.count`: Are these counts spread as they should be, and which of them are not?
 - `seatrial.stats.cuped`: How much of the noise was known before the experiment began?
 - `seatrial.stats.group`: What do five planned looks cost, and what do they buy over looking all the time?
@@ -91,7 +129,21 @@ Modules:
 - `seatrial.stats.strata`: The units are of several kinds: how is a comparison made within each kind, and then of all together?
 - `seatrial.stats.value`: A version is better: what is that worth in a year, and when is the switch paid back?
 - `seatrial.stats.verdict`: What do all metrics together say: promote, continue, stop, or is the experiment itself broken?
-- `seatrial.tune.progressive`: How do you teach an old network a new task without making it forget what it knows?"""
+- `seatrial.tune.checkpoint`: How does a run that was cut off go on as if nothing had happened?
+- `seatrial.tune.continual`: After ten tasks, what does a network still know of the first?
+- `seatrial.tune.crew`: How do several processes train one network, and end in the weights that one would have found?
+- `seatrial.tune.distill`: Can a small network answer like a large one, and who decides that it may?
+- `seatrial.tune.ewc`: How can a network keep what it knows when none of the old rows may be kept?
+- `seatrial.tune.feed`: How do rows become tensors, and how much of the work is padding?
+- `seatrial.tune.lora`: How many numbers must change for an encoder to learn a new task?
+- `seatrial.tune.niche`: When does a model for one kind of text beat one model for all?
+- `seatrial.tune.progressive`: How do you teach an old network a new task without making it forget what it knows?
+- `seatrial.tune.recipe`: What is a training run asked, and what does it leave behind?
+- `seatrial.tune.replay`: Which two hundred of all rows ever seen should a model keep, and what should it do with them?
+- `seatrial.tune.search`: Which settings suit this network, and is a clever search worth more than luck?
+- `seatrial.tune.step`: What happens between a batch of rows and the next weights?
+- `seatrial.tune.training`: What does a training run promise, whoever asks for it and whatever happens on the way?
+- `seatrial.tune.update`: What if a model has learned something new, and lost something old?"""
 
 from importlib import import_module
 

@@ -1,6 +1,6 @@
 """Can a scikit-learn model stand where a graph stands?
 
-**Method.** A fitted regressor or classifier becomes a call with one input `x` (rows, columns) in float32 and the outputs `prediction`, or `label` and `probabilities`. That is the face that its exported graph has too ([export](15_export.ipynb)), so the two can be compared, and one can stand for the other: the live estimator in a notebook and in a comparison, the graph in a server.
+**Method.** A fitted regressor or classifier becomes a call with one input `x` (rows, columns) in float32 and the outputs `prediction`, or `label` and `probabilities`. That is the face that its exported graph has too ([export](14_export.ipynb)), so the two can be compared, and one can stand for the other: the live estimator in a notebook and in a comparison, the graph in a server.
 
 An estimator cannot be *stored* here: its file format is a pickle, which runs whatever its author wrote at the moment it is opened. What is served is its graph.
 

@@ -3,7 +3,7 @@
 **Method.** [ONNX Runtime](https://onnxruntime.ai) runs a graph in a *session*, whose options decide how many threads share one operation, which *execution providers* may take nodes of the graph, and in which order they are asked. Three rules hold here:
 
 1. *A provider is named strictly.* With `CPUExecutionProvider` alone a graph cannot wander to a GPU that somebody else is using; with `CUDAExecutionProvider` asked for and not obtained, the session is refused, since a graph that quietly fell back to the CPU answers correctly and twenty times too slowly.
-2. *Options are data.* What [fit](30_fit.ipynb) found best for a machine stands under `session` in the bundle's card; only known options are taken, and a wrong one is an error.
+2. *Options are data.* What [fit](26_fit.ipynb) found best for a machine stands under `session` in the bundle's card; only known options are taken, and a wrong one is an error.
 3. *Silence.* The library logs to standard error from C++, where no Python program can turn it into a sentence; so it is silenced, and failures are caught and said by us.
 
 On a GPU, tensors are *bound*: input and output buffers on the device are reused for each shape, so that a call copies in, runs and copies out, and allocates nothing. With fixed addresses the work of a call can also be recorded once as a *CUDA graph* and replayed, which spares the launch of each kernel ([ONNX Runtime, CUDA provider](https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html)).

@@ -8,7 +8,7 @@
 | a TorchScript file | torch's converter to an exported program (`TS2EPConverter`), then as above | an example |
 | a scikit-learn estimator | `skl2onnx`, with our own [trees](12_trees.ipynb) | the number of columns |
 
-Nothing is believed yet: whether a graph answers as its original does is for [parity](11_parity.ipynb) to find out, when it is [exported](15_export.ipynb).
+Nothing is believed yet: whether a graph answers as its original does is for [parity](11_parity.ipynb) to find out, when it is [exported](14_export.ipynb).
 
 Assumption: what a module does depends on the values of its tensors through torch operators alone. Python that looks at values, and random numbers, cannot be traced.
 

@@ -1,6 +1,6 @@
 r"""How does a promise about probabilities get into the file that serves?
 
-**Method.** A calibration ([calibration](../stats/24_calibration.ipynb)) is a map from a network's score $s$ to a probability $p$, fitted on rows that the network has not learned from. `Calibrated` puts it behind the network as its last layer, so that one graph answers probabilities and no server has to remember a table. A Platt map is $p = 1 / (1 + e^{-(a s + b)})$. An isotonic map with knots $(x_0, p_0), \dots, (x_k, p_k)$ is written without a search and without a branch, as a sum of ramps:
+**Method.** A calibration ([calibration](../stats/22_calibration.ipynb)) is a map from a network's score $s$ to a probability $p$, fitted on rows that the network has not learned from. `Calibrated` puts it behind the network as its last layer, so that one graph answers probabilities and no server has to remember a table. A Platt map is $p = 1 / (1 + e^{-(a s + b)})$. An isotonic map with knots $(x_0, p_0), \dots, (x_k, p_k)$ is written without a search and without a branch, as a sum of ramps:
 
 $$p(s) = p_0 + \sum_{i=1}^{k} (p_i - p_{i-1})\,\min\Bigl(1, \max\Bigl(0, \frac{s - x_{i-1}}{x_i - x_{i-1}}\Bigr)\Bigr)$$
 

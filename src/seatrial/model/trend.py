@@ -4,7 +4,7 @@ r"""Will next week bring more than this one, how much more, and who says so best
 
 $$r_t = \log \frac{A_{t+7}}{A_t}, \qquad p_t = P\bigl(r_t > \log(1 + x)\bigr)$$
 
-One network answers both from whatever is there of three modalities, each read and mixed as in [fusion](07_fusion.ipynb): *content* (embeddings of what belongs to the item), a *series* (tokens of seven days, each with the phases of its date and of its age), and *signals* (a table). A fourth, the date, is always known. With $y_t = 1$ where $r_t > \log(1 + x)$, it learns
+One network answers both from whatever is there of three modalities, each read and mixed as in [fusion](08_fusion.ipynb): *content* (embeddings of what belongs to the item), a *series* (tokens of seven days, each with the phases of its date and of its age), and *signals* (a table). A fourth, the date, is always known. With $y_t = 1$ where $r_t > \log(1 + x)$, it learns
 
 $$L = -\,y \log p - (1 - y) \log(1 - p) + \lambda\,|r - \hat r|$$
 
