@@ -93,7 +93,7 @@ def test_progress_goes_on_counting_where_the_run_was_cut(tmp_path):
 @pytest.mark.parametrize(
     "other",
     [{"lr": 2e-2}, {"seed": 1}, {"batch": 16}, {"epochs": 5}, {"loss": functional.l1_loss}, {"precision": "bf16"}],
-    ids=str,
+    ids=lambda other: next(iter(other)),
 )
 def test_checkpoint_of_other_choices_is_refused(other, tmp_path):
     trained(checkpoint=tmp_path / "run.pt")
