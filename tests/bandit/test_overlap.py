@@ -113,3 +113,14 @@ def test_too_few_rows_are_a_result():
     assert isinstance(overlap(made(1), [1, 0, 0]), NotEnough)
     assert made(0).n == 0 and weights(made(0), aimed(made(0), [1, 0, 0])).size == 0
     assert made(10).part(slice(3)).n == 3
+
+
+def test_a_target_may_name_its_arms_and_is_refused_in_a_sentence_where_it_cannot():
+    log = made(20)
+    np.testing.assert_array_equal(aimed(log, {"c": 0.75, "a": 0.25}), aimed(log, [0.25, 0, 0.75]))
+    with pytest.raises(ValueError, match="target must name arms of the log, got 'z'"):
+        aimed(log, {"a": 0.5, "z": 0.5})
+    with pytest.raises(ValueError, match="target must hold probabilities"):
+        aimed(log, [{"a": 1}, 0, 0])
+    with pytest.raises(ValueError, match="target must add up to 1"):
+        aimed(log, {"a": 0.5})
