@@ -1,0 +1,102 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seatrial.serve.limits import Limiter, admit, depth, fields, shallow, turn
+from seatrial.serve.protocol import Refused
+
+GAPS = st.lists(st.floats(0, 5), min_size=1, max_size=60)
+
+
+@given(GAPS, st.floats(0.1, 50), st.integers(1, 20))
+def test_no_client_gets_more_than_burst_and_rate_allow_over_any_span(gaps, rate, burst):
+    limiter, now, let_in = Limiter(rate, burst), 0.0, []
+    for gap in gaps:
+        now += gap
+        if limiter.take("x", now).let_in:
+            let_in.append(now)
+    for i, begin in enumerate(let_in):
+        for j, end in enumerate(let_in[i:], 1):
+            assert j <= burst + rate * (end - begin) + 1e-6
+
+
+@given(GAPS, st.floats(0.1, 50), st.integers(1, 20))
+def test_it_decides_as_a_bucket_of_tokens_that_is_counted(gaps, rate, burst):
+    full, tokens, now = 0.0, float(burst), 0.0
+    for gap in gaps:
+        now, tokens = now + gap, min(burst, tokens + gap * rate)
+        full, said = turn(full, now, rate, burst)
+        if abs(tokens - 1) > 1e-6:  # on the edge both answers are right
+            assert said.let_in == (tokens >= 1)
+        tokens -= said.let_in
+        assert abs(said.left - tokens) <= 1 + 1e-6
+
+
+@given(GAPS, st.floats(0.1, 50), st.integers(1, 20))
+def test_who_waits_as_long_as_it_was_told_gets_in(gaps, rate, burst):
+    full, now = 0.0, 0.0
+    for gap in gaps:
+        now += gap
+        full, said = turn(full, now, rate, burst)
+        if not said.let_in:
+            assert turn(full, now + said.wait_s, rate, burst)[1].let_in
+
+
+def test_one_client_does_not_use_up_another_ones_tokens():
+    limiter = Limiter(1.0, 2)
+    assert [limiter.take("a", 0.0).let_in for _ in range(3)] == [True, True, False]
+    assert limiter.take("b", 0.0).let_in
+
+
+def test_the_table_of_clients_is_bounded_and_the_longest_silent_leave():
+    limiter = Limiter(1.0, 1, most=2)
+    for client in ("a", "b", "a", "c"):
+        limiter.take(client, 0.0)
+    assert list(limiter.full_s) == ["a", "c"]
+
+
+def test_a_refusal_says_who_what_and_when_and_carries_retry_after():
+    limiter = Limiter(0.5, 1)
+    admit(limiter, "web", 0.0)
+    with pytest.raises(Refused, match=r"from web: the limit is guard.rate_per_s=0.5 and guard.rate_burst=1") as refused:
+        admit(limiter, "web", 0.0)
+    assert (refused.value.status, refused.value.retry_after_s) == (429, 2)
+
+
+def test_the_fields_tell_policy_and_what_is_left():
+    limiter = Limiter(2.0, 10)
+    told = dict(fields(limiter, admit(limiter, "web", 0.0)))
+    assert told == {b"ratelimit-policy": b'"default";q=10;w=5', b"ratelimit": b'"default";r=9;t=1'}
+
+
+JSON = st.recursive(
+    st.none() | st.integers() | st.text(), lambda c: st.lists(c, max_size=3) | st.dictionaries(st.text(), c, max_size=3)
+)
+
+
+def nesting(value):
+    if isinstance(value, dict):
+        value = list(value.values())
+    return 1 + max(map(nesting, value), default=0) if isinstance(value, list) else 0
+
+
+@given(JSON, st.booleans())
+def test_depth_is_that_of_the_document_whatever_its_strings_say(document, ascii):
+    assert depth(json.dumps(document, ensure_ascii=ascii).encode()) == nesting(document)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_have_a_depth(body):
+    assert 0 <= depth(body) <= body.count(b"[") + body.count(b"{")
+
+
+def test_deep_bodies_are_refused_and_wide_ones_are_not():
+    shallow(json.dumps([[1]] * 1000).encode(), 2)
+    with pytest.raises(Refused, match="guard.depth_max=2 deep, and this one is 3 deep"):
+        shallow(b"[[[1]]]", 2)
+
+
+def test_a_quote_that_never_ends_is_walked_in_linear_time():
+    assert depth(b"[" + b'"\\' * 200_000) == 1
