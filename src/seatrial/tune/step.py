@@ -164,11 +164,23 @@ def _in_parts(it, rows):
         total += whole.item()
     return total
 
-# %% ../../../nbs/tune/04_step.ipynb #a38aa4c4
+# %% ../../../nbs/tune/04_step.ipynb #8e394c30
+def _luck(it):
+    "What chance has in store for this process; to be called to have the same luck again."
+    cuda = [it.crew.device] if it.kind == "cuda" else []
+    here, there = torch.get_rng_state(), [torch.cuda.get_rng_state(device) for device in cuda]
+
+    def again():
+        torch.set_rng_state(here)
+        for device, state in zip(cuda, there, strict=True):
+            torch.cuda.set_rng_state(state, device)
+
+    return again
+
+# %% ../../../nbs/tune/04_step.ipynb #8fcc53d5
 def _as_memory_allows(it, rows):
     "The same, in smaller parts if need be."
-    cuda = [it.crew.device] if it.kind == "cuda" else []
-    luck, lucks = torch.get_rng_state(), [torch.cuda.get_rng_state(d) for d in cuda]
+    again = _luck(it)
     while True:
         it.optimizer.zero_grad(set_to_none=True)
         try:
@@ -180,9 +192,8 @@ def _as_memory_allows(it, rows):
         if size <= 1:
             raise CannotDo(f"not even one row fits into the memory of {it.crew.device!r}; try recompute=True or a GPU")
         it.at_once = size // 2
-        torch.set_rng_state(luck)
-        for device, state in zip(cuda, lucks, strict=True):
-            torch.cuda.set_rng_state(state, device)
+        again()
+        if it.kind == "cuda":
             torch.cuda.empty_cache()
 
 # %% ../../../nbs/tune/04_step.ipynb #e346e4bc
