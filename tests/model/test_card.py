@@ -1,9 +1,11 @@
 "A card is plain data, and its sentence follows from its interval."
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -63,3 +65,37 @@ def test_losses_must_pair_up():
         card(**WORDS, losses=[1.0, 2.0], baseline_losses=[2.0])
     with pytest.raises(ValueError, match="finite"):
         card(**WORDS, losses=[1.0, np.nan], baseline_losses=[2.0, 1.0])
+    with pytest.raises(ValueError, match="losses must hold at least one held-out row, got none"):
+        card(**WORDS, losses=[], baseline_losses=[])
+
+
+@pytest.mark.parametrize("name", ["verdict", "difference", "loss", "baseline_loss", "rows"])
+def test_nobody_writes_the_verdict_by_hand(name):
+    with pytest.raises(ValueError, match=f"facts must not replace what was measured, got {name}='Beats all'"):
+        card(**WORDS, losses=[1.0, 2.0], baseline_losses=[2.0, 1.0], **{name: "Beats all"})
+
+
+def test_arrays_dates_and_paths_become_plain_and_what_cannot_is_named():
+    pair = {"losses": [1.0, 2.0], "baseline_losses": [2.0, 1.0]}
+    facts = {"weights": np.array([[1.0, np.inf]]), "day": np.datetime64("2020-01-02"), "place": Path("a", "b")}
+    made = card(**WORDS, **pair, **facts, tensor=torch.arange(3), seen=np.array([True]))
+    assert json.loads(json.dumps(made, allow_nan=False)) == made
+    assert made["weights"] == [[1.0, None]] and made["tensor"] == [0, 1, 2] and made["seen"] == [True]
+    assert (made["day"], made["place"]) == ("2020-01-02", str(Path("a", "b")))
+    with pytest.raises(ValueError, match=r"split_by\['x'\] must be plain data .*, got set"):
+        card(**WORDS, **pair, split_by={"x": {1, 2}})
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"limits": None}, r"limits\[0\] must say something, got None"),
+        ({"limits": ["x", ""]}, r"limits\[1\] must say something, got ''"),
+        ({"limits": []}, "limits must say something, got ''"),
+        ({"slices": {"a": 1}}, "slices must be what by_slice answers, got dict"),
+        ({"calibration": 0.3}, "calibration must be what reliability answers, got float"),
+    ],
+)
+def test_what_a_card_cannot_hold_is_named(given, said):
+    with pytest.raises(ValueError, match=said):
+        card(**WORDS | given, losses=[1.0, 2.0], baseline_losses=[2.0, 1.0])

@@ -13,10 +13,12 @@ Docs: https://seatrial.github.io/seatrial/model/card.html.md"""
 # %% auto #0
 __all__ = ['verdict', 'card']
 
-# %% ../../../nbs/model/03_card.ipynb #15341335
+# %% ../../../nbs/model/03_card.ipynb #fa80eeb0
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from datetime import date
+from pathlib import PurePath
 from typing import Any
 
 from numpy.typing import ArrayLike
@@ -43,7 +45,7 @@ def verdict(
 
 _UNITS = {"paired clusters": "clusters"}
 
-# %% ../../../nbs/model/03_card.ipynb #2ce7b2c2
+# %% ../../../nbs/model/03_card.ipynb #ee6db4c1
 def card(
     *,
     task: str,  # what the model is for, in one sentence
@@ -62,28 +64,45 @@ def card(
 ) -> dict:  # plain data, ready for JSON
     "What a model is for, how it was judged, and what it must beat (Mitchell et al. 2019)."
     _told({"task": task, "data": data, "split": split, "metric": metric, "baseline": baseline})
-    limits = (limits,) if isinstance(limits, str) else tuple(limits)
-    _told({"limits": " ".join(limits)})
+    limits = list(limits) if isinstance(limits, Iterable) and not isinstance(limits, str) else [limits]
+    _told({"limits": ""} if not limits else {f"limits[{i}]": said for i, said in enumerate(limits)})
     model, base = finite(losses, "losses"), finite(baseline_losses, "baseline_losses")
+    if not len(model):
+        raise ValueError("losses must hold at least one held-out row, got none")
     found = paired(base, model, alpha) if clusters is None else paired_clusters(base, model, alpha, clusters=clusters)
     made = {"task": task, "data": data, "split": split, "metric": metric, "rows": len(model)}
     made |= {"loss": float(model.mean()), "baseline": baseline, "baseline_loss": float(base.mean())}
-    made |= {"difference": asdict(found), "verdict": verdict(found, baseline), "limits": list(limits)}
-    made |= {"slices": slices and slices.to_dict(), "calibration": calibration and asdict(calibration)}
-    return {k: _plain(v) for k, v in (made | facts).items() if v is not None}
+    made |= {"difference": asdict(found), "verdict": verdict(found, baseline), "limits": limits}
+    made |= _found(slices, calibration)
+    if taken := sorted(set(made) & set(facts)):
+        raise ValueError(f"facts must not replace what was measured, got {taken[0]}={facts[taken[0]]!r:.60}")
+    return {k: _plain(v, k) for k, v in (made | facts).items() if v is not None}
 
-# %% ../../../nbs/model/03_card.ipynb #98733013
+# %% ../../../nbs/model/03_card.ipynb #009fa6d4
 def _told(words: Mapping[str, str]) -> None:
     for name, said in words.items():
         if not isinstance(said, str) or not said.strip():
             raise ValueError(f"{name} must say something, got {said!r}")
 
-# %% ../../../nbs/model/03_card.ipynb #4a60fe0e
-def _plain(value: Any) -> Any:
+
+def _found(slices, calibration):
+    "What else was measured, as plain data."
+    if not isinstance(slices, Slices | None):
+        raise ValueError(f"slices must be what by_slice answers, got {type(slices).__name__}")
+    if not isinstance(calibration, Reliability | NotEnough | None):
+        raise ValueError(f"calibration must be what reliability answers, got {type(calibration).__name__}")
+    return {"slices": slices and slices.to_dict(), "calibration": calibration and asdict(calibration)}
+
+# %% ../../../nbs/model/03_card.ipynb #5cbceddf
+def _plain(value: Any, name: str = "a fact") -> Any:
     "Plain data that is the same after a journey through JSON."
+    value = value.tolist() if hasattr(value, "tolist") else value  # numpy's numbers and arrays, tensors
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): _plain(v, f"{name}[{k!r}]") for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    value = value.item() if hasattr(value, "item") else value
+        return [_plain(v, name) for v in value]
+    if isinstance(value, (date, PurePath)):
+        return str(value)
+    if value is not None and not isinstance(value, (str, bool, int, float)):
+        raise ValueError(f"{name} must be plain data (numbers, words, lists, mappings), got {type(value).__name__}")
     return None if isinstance(value, float) and not math.isfinite(value) else value
