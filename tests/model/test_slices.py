@@ -64,8 +64,34 @@ def test_clusters_widen_what_they_should():
         (lambda: by_slice([1.0, 2.0], {"g": [1, 2]}, clusters=[1]), "clusters must have one entry"),
         (lambda: by_slice([1.0, 2.0], {"g": [1, 2]}, alpha=0), "alpha"),
         (lambda: by_slice([1.0, 2.0], {}), "at least one column"),
+        (lambda: by_slice([1.0, 2.0], [1, 2]), "name -> group of each row, got list"),
+        (lambda: by_slice([1.0, 2.0], {"clusters": [1]}), "clusters must have one entry"),
     ],
 )
 def test_bad_columns_are_named(call, said):
     with pytest.raises(ValueError, match=said):
         call()
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        [1.0, 1.0, np.nan, 2.0, 2.0, np.nan],
+        np.array(["1.0", "1.0", None, "2.0", "2.0", None], object),
+        np.array(["1.0", "1.0", np.nan, "2.0", "2.0", np.nan], object),
+        np.array(["1.0", "1.0", None, 2.0, 2.0, np.nan], object),
+    ],
+)
+def test_rows_without_a_group_are_a_slice_of_their_own(column):
+    loss = np.array([1.0, 2.0, 9.0, 1.0, 3.0, 8.0])
+    found = {r.name: r for r in by_slice(loss, {"g": column}).rows}
+    assert {name: r.n for name, r in found.items()} == {"missing": 2, "1.0": 2, "2.0": 2}
+    assert found["missing"].difference == welch(loss[[0, 1, 3, 4]], loss[[2, 5]])
+    assert found["1.0"].difference == welch(loss[[2, 3, 4, 5]], loss[[0, 1]])
+
+
+def test_a_date_and_a_truth_value_are_groups():
+    loss = np.arange(4.0)
+    days = np.array(["2020-01-01", "2020-01-02", "NaT", "2020-01-02"], "datetime64[D]")
+    assert {r.name for r in by_slice(loss, {"day": days}).rows} == {"2020-01-01", "2020-01-02", "missing"}
+    assert {r.name for r in by_slice(loss, {"late": loss > 1}).rows} == {"True", "False"}

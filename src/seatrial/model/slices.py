@@ -80,20 +80,32 @@ def _compared(loss, inside, baseline, clusters, **kw):
         return welch(loss[~inside], loss[inside], **kw)
     return clustered_means(loss[~inside], loss[inside], clusters=(clusters[~inside], clusters[inside]), **kw)
 
-# %% ../../../nbs/model/02_slices.ipynb #05b5a6da
+# %% ../../../nbs/model/02_slices.ipynb #a1b910e4
 def _columns(losses, groups, baseline, clusters):
     loss = finite(losses, "losses")
     base = None if baseline is None else finite(baseline, "baseline")
+    if not isinstance(groups, Mapping) or not groups:
+        got = "none" if isinstance(groups, Mapping) else type(groups).__name__
+        raise ValueError(f"groups must name at least one column to slice by, name -> group of each row, got {got}")
     named = {name: np.asarray(column) for name, column in groups.items()}
-    if not named:
-        raise ValueError("groups must name at least one column to slice by, got none")
-    whole = named | {"baseline": base, "clusters": clusters}
-    for name, column in whole.items():
+    for name, column in (*named.items(), ("baseline", base), ("clusters", clusters)):
         if column is not None and (np.ndim(column) != 1 or len(column) != len(loss)):
             raise ValueError(f"{name} must have one entry for each of {len(loss)} losses, got {np.shape(column)}")
     return loss, named, base, None if clusters is None else np.asarray(clusters)
 
-# %% ../../../nbs/model/02_slices.ipynb #a0f6983d
+# %% ../../../nbs/model/02_slices.ipynb #f180a58f
+def _parts(column):
+    "The groups of a column, each with the rows inside; rows without a group are one, too."
+    held = np.array([v is None or bool(v != v) for v in column.tolist()], bool)  # NaN is not itself
+    try:
+        names = np.unique(column[~held])
+    except TypeError:  # kinds that have no order
+        names = list(dict.fromkeys(column[~held].tolist()))
+    yield from ((str(name), ~held & (column == name)) for name in names)
+    if held.any():
+        yield "missing", held
+
+# %% ../../../nbs/model/02_slices.ipynb #319449ad
 def by_slice(
     losses: ArrayLike,  # (n,) loss of each row; lower is better
     groups: Mapping[str, ArrayLike],  # what to slice by: name -> (n,) the group of each row
@@ -106,10 +118,9 @@ def by_slice(
     loss, named, base, clusters = _columns(losses, groups, baseline, clusters)
     found = []
     for by, column in named.items():
-        for name in np.unique(column):
-            inside = column == name
+        for name, inside in _parts(column):
             ask = [_compared(loss, inside, base, clusters, alpha=alpha, side=s) for s in ("two-sided", "greater")]
-            found.append((by, str(name), int(inside.sum()), float(loss[inside].mean()), *ask))
+            found.append((str(by), name, int(inside.sum()), float(loss[inside].mean()), *ask))
     called = benjamini_hochberg([f[5] for f in found], alpha).rejected
     rows = [Slice(*f[:5], bool(c)) for f, c in zip(found, called, strict=True)]
     gap = lambda r: -np.inf if isinstance(r.difference, NotEnough) else r.difference.effect  # noqa: E731
