@@ -125,3 +125,10 @@ def test_refusals_say_what_came():
         Calibrated(nn.Linear(2, 2), [])
     with pytest.raises(ValueError, match="one float tensor of scores, got tuple"):
         Calibrated(nn.LSTM(2, 2), fitted(platt))(torch.zeros(1, 1, 2))
+
+
+@pytest.mark.parametrize("knot", [0.0, -3.0, 1e17])
+def test_a_staircase_of_one_step_is_level(knot):
+    curve = Curve(Calibration("isotonic", scores=(knot,), probabilities=(0.3,)))
+    asked = torch.tensor([-1e30, knot, knot + 0.5, 1e30], dtype=torch.float64)
+    assert curve(asked).tolist() == [0.3] * 4

@@ -101,9 +101,42 @@ def test_bins_are_counted(bins):
         reliability([0.1, 0.9], [0, 1], bins=bins)
 
 
-def test_an_unknown_kind_is_not_restored():
-    with pytest.raises(ValueError, match="kind must be platt or isotonic, got 'beta'"):
-        Calibration.from_dict({"kind": "beta"})
+@pytest.mark.parametrize(
+    ("saved", "said"),
+    [
+        ({"kind": "beta"}, "kind must be platt or isotonic, got 'beta'"),
+        ({"kind": "platt", "slope": 1.0, "bias": 2.0}, "saved must hold a kind and its numbers"),
+        ({"slope": 1.0}, "saved must hold a kind"),
+        ([1.0], "saved must hold a kind"),
+        ({"kind": "platt", "slope": "steep"}, "finite numbers, got 'steep' as its slope"),
+        ({"kind": "platt", "intercept": float("inf")}, "finite numbers, got inf as its intercept"),
+        ({"kind": "isotonic"}, "scores that rise"),
+        ({"kind": "isotonic", "scores": [1.0, 2.0], "probabilities": [0.1]}, "as many"),
+        ({"kind": "isotonic", "scores": [1.0, 2.0], "probabilities": [0.1, 7.0]}, r"inside \[0, 1\], got"),
+    ],
+)
+def test_what_is_no_map_is_not_restored(saved, said):
+    with pytest.raises(ValueError, match=said):
+        Calibration.from_dict(saved)
+
+
+def test_scores_one_rounding_apart_still_make_steps_that_rise():
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        knots = [rng.normal()]
+        while len(knots) < 4:
+            knots.append(np.nextafter(knots[-1], np.inf))
+        sizes = rng.integers(1, 9, 4)
+        s, y = np.repeat(knots, sizes), (rng.random(sizes.sum()) < 0.5).astype(float)
+        if 0 < y.sum() < len(y):
+            found = isotonic(s, y)
+            assert (np.diff(found.scores) > 0).all() and min(knots) <= found.scores[0] <= found.scores[-1] <= max(knots)
+
+
+@both
+def test_scores_beyond_all_measure_are_refused(fit):
+    with pytest.raises(ValueError, match=r"scores must lie between -1e100 and 1e100, got 1e[+]308"):
+        fit([1e308, -1.0, 2.0], [1, 0, 1])
 
 
 def test_equal_answers_stay_in_one_bin_whatever_the_order_of_the_rows():

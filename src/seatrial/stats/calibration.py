@@ -79,13 +79,13 @@ def judged(
             raise ValueError(f"{what} must {rule}, got {(x if what == name else y)[row]:g} in row {row}")
     return x, y
 
-# %% ../../../nbs/stats/22_calibration.ipynb #da591f7d
+# %% ../../../nbs/stats/22_calibration.ipynb #a6a8a1af
 def reliability(
     probability: ArrayLike,  # (n,) what was said, 0 to 1
     outcome: ArrayLike,  # (n,) what happened, 0 or 1
     bins: int = 10,  # of equal count, at least 1
     alpha: float = 0.05,  # two-sided miss rate of each bin's interval, inside (0, 1)
-) -> Reliability | NotEnough:  # NotEnough below two answers, or where every answer is certain
+) -> Reliability | NotEnough:  # NotEnough below two answers
     "Compare what was said with what was seen."
     alpha = rate(alpha, "alpha")
     if type(bins) is not int or bins < 1:
@@ -114,7 +114,7 @@ def _spiegelhalter(p, y):
         return 1.0 if gap == 0 else 0.0
     return float(2 * stats.norm.sf(abs(gap) / np.sqrt(noise)))
 
-# %% ../../../nbs/stats/22_calibration.ipynb #b649c9d1
+# %% ../../../nbs/stats/22_calibration.ipynb #fe2741d3
 @dataclass(frozen=True, slots=True)
 class Calibration:
     "A map from a score to a probability."
@@ -124,6 +124,9 @@ class Calibration:
     intercept: float = 0.0  # platt: logit at score 0
     scores: tuple[float, ...] = field(default=(), repr=False)  # isotonic: knots, rising
     probabilities: tuple[float, ...] = field(default=(), repr=False)  # isotonic: at those knots, never falling
+
+    def __post_init__(self):
+        _sound(self)
 
     def __call__(self, scores: ArrayLike) -> np.ndarray:  # the same shape, inside (0, 1)
         "The probability of each score."
@@ -141,17 +144,43 @@ class Calibration:
     @classmethod
     def from_dict(cls, saved: Mapping) -> "Calibration":
         "The map that `to_dict` wrote."
-        facts = {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}
-        if facts.get("kind") not in ("platt", "isotonic"):
-            raise ValueError(f"kind must be platt or isotonic, got {facts.get('kind')!r}")
-        return cls(**facts)
+        facts = dict(saved) if isinstance(saved, Mapping) else {}
+        if "kind" in facts and set(facts) <= {"kind", *_NUMBERS.get(str(facts["kind"]), facts)}:
+            return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()})
+        raise ValueError(f"saved must hold a kind and its numbers, as to_dict writes them, got {str(saved)[:80]}")
 
-# %% ../../../nbs/stats/22_calibration.ipynb #384008fd
+# %% ../../../nbs/stats/22_calibration.ipynb #0e67e2b0
+_NUMBERS = {"platt": ("slope", "intercept"), "isotonic": ("scores", "probabilities")}
+
+
+def _sound(made: Calibration) -> None:
+    "Refuse what maps no score to a probability."
+    if made.kind not in ("platt", "isotonic"):
+        raise ValueError(f"kind must be platt or isotonic, got {made.kind!r}")
+    for name in _NUMBERS[made.kind]:
+        values = np.asarray(getattr(made, name))
+        if values.dtype.kind not in "iuf" or not np.isfinite(values).all():
+            raise ValueError(
+                f"calibration must be made of finite numbers, got {getattr(made, name)!r:.80} as its {name}"
+            )
+    if made.kind == "isotonic":
+        _staircase(np.asarray(made.scores), np.asarray(made.probabilities))
+
+# %% ../../../nbs/stats/22_calibration.ipynb #22906e95
+def _staircase(x, p) -> None:
+    "Refuse knots that do not rise, and probabilities that fall or are none."
+    if not (len(x) == len(p) > 0 and (np.diff(x) > 0).all() and (np.diff(p) >= 0).all() and 0 <= p[0] <= p[-1] <= 1):
+        rule = "scores that rise and probabilities that never fall, as many, inside [0, 1]"
+        raise ValueError(f"calibration must have {rule}, got {x.tolist()[:4]} and {p.tolist()[:4]}")
+
+# %% ../../../nbs/stats/22_calibration.ipynb #9f07625b
 def _both(scores: ArrayLike, outcomes: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     "Scores and outcomes of which both kinds occur."
     s, y = judged(scores, outcomes)
     if not 0 < y.sum() < len(y):
         raise ValueError(f"outcomes must hold both 0 and 1, got {int(y.sum())} ones among {len(y)}")
+    if np.abs(s).max() > 1e100:
+        raise ValueError(f"scores must lie between -1e100 and 1e100, got {s[np.abs(s).argmax()]:g}")
     return s, y
 
 # %% ../../../nbs/stats/22_calibration.ipynb #6d7ad86d
@@ -174,7 +203,7 @@ def platt(
     a, b = optimize.minimize(cost, [0.0, special.logit(target.mean())], jac=True, method="BFGS").x
     return Calibration("platt", float(a / scale), float(b - a * centre / scale))
 
-# %% ../../../nbs/stats/22_calibration.ipynb #8998c515
+# %% ../../../nbs/stats/22_calibration.ipynb #1e4f3ed6
 def isotonic(
     scores: ArrayLike,  # (n,) any real numbers that rise with the chance
     outcomes: ArrayLike,  # (n,) 0 or 1, both present
@@ -184,9 +213,9 @@ def isotonic(
     knots, place = np.unique(s, return_inverse=True)
     weight = np.bincount(place)
     fitted = optimize.isotonic_regression(np.bincount(place, y) / weight, weights=weight)
-    first = fitted.blocks[:-1]
-    weights = np.add.reduceat(weight, first)
-    middles = np.add.reduceat(knots * weight, first) / weights
+    first, last = fitted.blocks[:-1], fitted.blocks[1:] - 1
+    middles = np.add.reduceat(knots * weight, first) / np.add.reduceat(weight, first)
+    middles = np.clip(middles, knots[first], knots[last])  # rounding must not move a step into its neighbour
     least = 1 / (len(y) + 2)
     steps = np.clip(fitted.x[first], least, 1 - least)
     return Calibration("isotonic", scores=tuple(middles.tolist()), probabilities=tuple(steps.tolist()))
