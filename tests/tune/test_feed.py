@@ -100,9 +100,60 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory():
     assert not out_of_memory(ValueError("no"))
 
 
-def test_batch_below_one_is_refused():
-    with pytest.raises(ValueError, match="batch must be at least 1, got 0"):
-        predict(Heads(), {"x": X}, batch=0)
+@pytest.mark.parametrize(
+    "said",
+    [
+        "CUDA error: out of memory",
+        "CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "MPS backend out of memory (MPS allocated: 1.2 GB)",
+        "DefaultCPUAllocator: not enough memory: you tried",
+        "std::bad_alloc",
+    ],
+)
+def test_every_device_and_library_is_understood_when_memory_ran_out(said):
+    assert out_of_memory(RuntimeError(said))
+
+
+class Says(nn.Module):
+    "Answers whatever it was given."
+
+    def __init__(self, answer):
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, x):
+        return self.answer(x)
+
+
+@pytest.mark.parametrize(
+    ("answer", "got"),
+    [
+        (lambda x: x.sum(), r"got \(\) for 37 rows"),
+        (lambda x: x[:1], r"got \(1, 5\) for 37 rows"),
+        (lambda x: {"logits": x}, "got dict for 37 rows"),
+        (lambda x: None, "got NoneType"),
+    ],
+)
+def test_answers_that_are_not_one_for_each_row_are_refused(answer, got):
+    with pytest.raises(ValueError, match=f"model must answer each row, {got}"):
+        predict(Says(answer), {"x": X})
+
+
+@pytest.mark.parametrize(
+    ("inputs", "batch", "said"),
+    [
+        ({"x": X}, 0, "batch must be a whole number, at least 1, got 0"),
+        ({"x": X}, 2.5, "batch must be a whole number, at least 1, got 2.5"),
+        (X, 4, "inputs must be arrays by name.*got ndarray"),
+        ({"x": np.array(["1", "2"])}, 4, "x must be prepared numbers"),
+        ({"x": np.zeros((2, 5), "datetime64[s]")}, 4, "x must be prepared numbers"),
+        ({"x": np.float32(1)}, 4, "equally many rows, at least 1, got {'x': 'a single number'}"),
+        ({"z": X}, 4, "inputs must be those of Heads.forward"),
+    ],
+)
+def test_questions_that_cannot_be_asked_are_refused(inputs, batch, said):
+    with pytest.raises(ValueError, match=said):
+        predict(Heads(), inputs, batch=batch)
 
 
 @pytest.mark.parametrize(
@@ -126,9 +177,18 @@ def test_targets_keep_their_columns_and_their_kind(targets, kind, shape):
         ({"x": X}, np.array(["a"] * 37), "train targets must be prepared numbers"),
         ({"x": X}, np.full(37, np.inf), "train targets must be finite.*row 0"),
         ({"z": X}, np.zeros(37), "train inputs must be those of Heads.forward"),
-        ({"x": X, "y": X[:3]}, np.zeros(37), "equally many rows"),
+        ({"x": X, "y": X[:3]}, np.zeros(37), "train inputs must have equally many rows"),
+        ({"x": X[:0]}, np.zeros(0), "train inputs must have equally many rows, at least 1"),
+        (X, np.zeros(37), "train inputs must be arrays by name"),
+        ({"x": X * np.float64(1e200)}, np.zeros(37), "train x must be finite, got more than float32 holds in row 0"),
+        ({"x": X}, np.full(37, 2**63, np.uint64), "train targets must be finite, got more than int64 holds"),
     ],
 )
 def test_data_that_does_not_fit_is_refused_in_one_sentence(inputs, targets, said):
     with pytest.raises(ValueError, match=said):
         checked(Heads(), (inputs, targets), "train")
+
+
+def test_data_that_is_no_pair_is_refused():
+    with pytest.raises(ValueError, match=r"valid must be a pair \(inputs by name, targets\), got dict"):
+        checked(Heads(), {"x": X}, "valid")

@@ -12,10 +12,11 @@ Docs: https://seatrial.github.io/seatrial/tune/feed.html.md"""
 # %% auto #0
 __all__ = ['padding', 'lengths', 'batches', 'Feed', 'row_count', 'checked', 'out_of_memory', 'predict']
 
-# %% ../../../nbs/tune/01_feed.ipynb #9e5b3042
+# %% ../../../nbs/tune/01_feed.ipynb #ace21362
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -86,53 +87,80 @@ class Feed:
             made[name] = torch.from_numpy(np.ascontiguousarray(part, kind)).to(self.device)
         return made
 
-# %% ../../../nbs/tune/01_feed.ipynb #689c4891
+# %% ../../../nbs/tune/01_feed.ipynb #3aa2807a
 def row_count(
     inputs: Mapping[str, np.ndarray],  # arrays of equally many rows
 ) -> int:  # at least 1
     "How many rows the inputs have."
-    sizes = {name: len(array) for name, array in inputs.items()}
-    if not sizes or len(set(sizes.values())) > 1 or not min(sizes.values()):
+    sizes = {name: len(array) if np.ndim(array) else "a single number" for name, array in inputs.items()}
+    if len(set(sizes.values())) != 1 or not isinstance(n := next(iter(sizes.values())), int) or n < 1:
         raise ValueError(f"inputs must have equally many rows, at least 1, got {sizes}")
-    return next(iter(sizes.values()))
+    return n
 
-# %% ../../../nbs/tune/01_feed.ipynb #1dc506ee
+# %% ../../../nbs/tune/01_feed.ipynb #58c07821
+def _named(inputs, which):
+    "Inputs as arrays of numbers by name."
+    if not isinstance(inputs, Mapping):
+        raise ValueError(f"{which}inputs must be arrays by name, such as {{'x': array}}, got {type(inputs).__name__}")
+    arrays = {name: np.asarray(a) for name, a in inputs.items()}
+    for name, array in arrays.items():
+        if array.dtype.kind not in "iubf":
+            raise ValueError(f"{which}{name} must be prepared numbers, got {array.dtype}; prepare the inputs first")
+    return arrays
+
+# %% ../../../nbs/tune/01_feed.ipynb #a2c9f6f6
 def _finite_numbers(name, array):
-    "One sentence for what no network can learn from."
-    if array.dtype.kind not in "iubf":
-        raise ValueError(f"{name} must be prepared numbers, got {array.dtype}; prepare the inputs first")
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        row = np.argwhere(~np.isfinite(array))[0][0]
-        raise ValueError(f"{name} must be finite, got a NaN or an infinity in row {row}; drop or fill it")
+    "One sentence for what no network can learn from; networks compute in float32 and count in int64."
+    with np.errstate(over="ignore"):
+        fine = array <= np.iinfo(np.int64).max if array.dtype.kind == "u" else np.isfinite(array.astype(np.float32))
+    if not fine.all():
+        at = np.argwhere(~fine)[0]
+        said = f"more than {'int64' if array.dtype.kind == 'u' else 'float32'} holds"
+        said = said if np.isfinite(array[tuple(at)]) else "a NaN or an infinity"
+        raise ValueError(f"{name} must be finite, got {said} in row {at[0]}; drop, fill or scale it")
 
-# %% ../../../nbs/tune/01_feed.ipynb #a95707e3
+# %% ../../../nbs/tune/01_feed.ipynb #077c3e2f
+def _asked_by_name(model, inputs, which):
+    "Refuse inputs that are not those of `forward`."
+    try:
+        signature = inspect.signature(model.forward)
+    except (TypeError, ValueError):  # a scripted module has none
+        return
+    try:
+        signature.bind(**inputs)
+    except TypeError as error:
+        raise ValueError(f"{which} must be those of {type(model).__name__}.forward: {error}") from None
+
+# %% ../../../nbs/tune/01_feed.ipynb #20636066
 def checked(
     model: nn.Module,  # whose `forward` takes the inputs by name
     data: tuple[Mapping[str, np.ndarray], np.ndarray],  # inputs, targets
     which: str,  # what to call it in a complaint: train or valid
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:  # inputs by name, targets (rows, …) float32 or int64
     "Arrays that fit this model, or one sentence about what is wrong with them."
-    inputs, targets = {name: np.asarray(a) for name, a in data[0].items()}, np.asarray(data[1])
-    n = row_count(inputs)
+    if not isinstance(data, tuple | list) or len(data) != 2:
+        raise ValueError(f"{which} must be a pair (inputs by name, targets), got {type(data).__name__}")
+    inputs, targets = _named(data[0], f"{which} "), _named({"targets": data[1]}, f"{which} ")["targets"]
+    try:
+        n = row_count(inputs)
+    except ValueError as error:
+        raise ValueError(f"{which} {error}") from None
     if targets.shape[:1] != (n,):
         raise ValueError(f"{which} targets must have shape ({n},) or ({n}, columns), got {targets.shape}")
     for name, array in {**inputs, "targets": targets}.items():
         _finite_numbers(f"{which} {name}", array)
-    try:
-        inspect.signature(model.forward).bind(**inputs)
-    except TypeError as error:
-        raise ValueError(f"{which} inputs must be those of {type(model).__name__}.forward: {error}") from None
+    _asked_by_name(model, inputs, f"{which} inputs")
     return inputs, targets.astype(np.int64 if targets.dtype.kind in "iu" else np.float32)
 
-# %% ../../../nbs/tune/01_feed.ipynb #1d1ccb94
+# %% ../../../nbs/tune/01_feed.ipynb #9eec92a0
 def out_of_memory(
     error: BaseException,  # what a computation raised
 ) -> bool:  # true if half of the rows may succeed
     "Whether an error says that memory ran out, on any device."
-    kinds = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    return kinds or any(said in str(error) for said in ("can't allocate memory", "not enough memory"))
+    signs = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED", "bad_alloc")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(sign in str(error) for sign in signs)
 
-# %% ../../../nbs/tune/01_feed.ipynb #a37e32e7
+# %% ../../../nbs/tune/01_feed.ipynb #1dfb7b63
 def _answers(model, feed, plan):
     "What the model says to each batch of the plan, as a list of tuples of arrays, and whether it said tuples."
     said, several = [], False
@@ -141,6 +169,10 @@ def _answers(model, feed, plan):
             answer = model(**feed.tensors(rows))
             several = isinstance(answer, tuple | list)
             columns = answer if several else (answer,)
+            for a in columns:
+                if not isinstance(a, torch.Tensor) or a.shape[:1] != (len(rows),):
+                    got = tuple(a.shape) if isinstance(a, torch.Tensor) else type(a).__name__
+                    raise ValueError(f"model must answer each row, got {got} for {len(rows)} rows")
             said.append([(a.float() if a.is_floating_point() else a).cpu().numpy() for a in columns])
     return said, several
 
@@ -162,7 +194,7 @@ def _asked(model, feed, n, batch):
         arrays = tuple(np.concatenate(column)[back] for column in zip(*said, strict=True))
         return arrays if several else arrays[0]
 
-# %% ../../../nbs/tune/01_feed.ipynb #d5104a75
+# %% ../../../nbs/tune/01_feed.ipynb #8cccf673
 def predict(
     model: nn.Module,  # on `device` already
     inputs: Mapping[str, np.ndarray],  # prepared arrays, rows first
@@ -171,10 +203,11 @@ def predict(
     padded_by: str = "",  # as for `padding`
 ) -> np.ndarray | tuple[np.ndarray, ...]:  # (rows, …) in the order of the rows; a tuple where the model answers one
     "A network's answers, computed in batches of like length."
-    inputs = {name: np.asarray(a) for name, a in inputs.items()}
+    inputs = _named(inputs, "")
     n = row_count(inputs)
-    if batch < 1:
-        raise ValueError(f"batch must be at least 1, got {batch}")
+    if not isinstance(batch, Integral) or batch < 1:
+        raise ValueError(f"batch must be a whole number, at least 1, got {batch!r}")
+    _asked_by_name(model, inputs, "inputs")
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
