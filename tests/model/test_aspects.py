@@ -29,10 +29,10 @@ def rows(n, seed=0):
     return made | {"script": torch.randint(0, 50, (n, 7), generator=g)}
 
 
-def other(inputs, present, fill):
+def other(inputs, present, fill, token=9):
     "The same rows with something else wherever an aspect is missing."
     made = {n: torch.where(present[:, k : k + 1], inputs[n], fill) for k, n in enumerate(ASPECTS) if k}
-    return made | {"script": torch.where(present[:, :1], inputs["script"], 9)}
+    return made | {"script": torch.where(present[:, :1], inputs["script"], token)}
 
 
 @settings(deadline=None)
@@ -52,15 +52,15 @@ def test_weights_survive_extreme_logits():
     assert w[1].tolist() == [0.0, 1.0, 0.0, 0.0]
 
 
-@pytest.mark.parametrize("fill", [float("nan"), float("inf"), 1e30])
+@pytest.mark.parametrize(("fill", "token"), [(float("nan"), 9), (float("inf"), -1), (1e30, 10**6)])
 @settings(deadline=None, max_examples=20)
 @given(mask=masks)
-def test_what_is_missing_has_no_influence(fill, mask):
+def test_what_is_missing_has_no_influence(fill, token, mask):
     torch.manual_seed(0)
     model, present = AspectScorer(TextAspect(Table(50, 4)), width=5).eval(), torch.tensor(mask)
     inputs = rows(len(mask))
     with torch.inference_mode():
-        said, again = model(**inputs, present=present), model(**other(inputs, present, fill), present=present)
+        said, again = model(**inputs, present=present), model(**other(inputs, present, fill, token), present=present)
     assert all(torch.equal(a, b) for a, b in zip(said, again, strict=True))
     assert all(torch.isfinite(a).all() for a in said)
 
@@ -136,16 +136,80 @@ def test_graph_takes_masks_and_answers_as_the_module(model, tmp_path):
     example = {k: v.numpy() for k, v in (inputs | {"present": present}).items()}
     facts = {"signature": Signature(asked, tuple(answered)), "batches": (1, 7)}
     engine = load(export(model, example, tmp_path / "b", **facts))
-    said = engine.run({k: v.numpy() for k, v in (other(inputs, present, float("nan")) | {"present": present}).items()})
+    foul = other(inputs, present, float("nan"), 10**6) | {"present": present}
     with torch.inference_mode():
         expected = model(**inputs, present=present)
-    for name, value in zip(("overall", "aspects", "weights"), expected, strict=True):
-        np.testing.assert_allclose(said[name], value.numpy(), atol=1e-5)
+    for row in (slice(None), slice(3, 4)):
+        said = engine.run({k: v[row].numpy() for k, v in foul.items()})
+        for name, value in zip(("overall", "aspects", "weights"), expected, strict=True):
+            np.testing.assert_allclose(said[name], value[row].numpy(), atol=1e-5)
+
+
+def test_ids_below_zero_are_padding_in_the_network_and_in_the_graph(model, tmp_path):
+    signature = Signature((TensorSpec("ids", "INT64", (-1, -1)),), (TensorSpec("score", "FP32", (-1,)),))
+    ids = rows(4)["script"]
+    engine = load(export(model.script, {"ids": ids.numpy()}, tmp_path / "b", signature=signature, batches=(1, 7)))
+    for filling in (-1, -100):
+        padded = torch.cat([ids, torch.full((4, 2), filling)], 1)
+        with torch.inference_mode():
+            torch.testing.assert_close(model.script(padded), model.script(ids))
+            np.testing.assert_allclose(engine.run({"ids": padded.numpy()})["score"], model.script(ids), atol=1e-5)
+        each, gap = attribution(model, padded.numpy())
+        assert not each[:, -2:].any() and np.allclose(each.sum(1), gap, atol=1e-5)
+
+
+def test_attributions_add_up_in_the_middle_of_training_too(model):
+    class Forgetful(torch.nn.Module):
+        width = 4
+
+        def __init__(self):
+            super().__init__()
+            self.table, self.dropout = Table(50, 4), torch.nn.Dropout(0.5)
+
+        def forward(self, ids, mask):
+            return self.dropout(self.table(ids, mask))
+
+    model = AspectScorer(TextAspect(Forgetful())).train()
+    each, gap = attribution(model, [[3, 4, 5, 6, 7]])
+    np.testing.assert_allclose(each.sum(1), gap, atol=1e-6)
+    assert model.training and model.script.encoder.dropout.training
+
+
+def test_gradients_are_those_of_finite_differences(model):
+    inputs, present = rows(3), torch.tensor([[1, 1, 0, 1], [1, 0, 1, 1], [0, 0, 0, 1]]).bool()
+    model, script = model.double(), inputs.pop("script")
+    wide = [x.double().requires_grad_() for x in inputs.values()]
+    assert torch.autograd.gradcheck(lambda *given: model(script, *given, present)[0], wide)
 
 
 def test_refusals():
     with pytest.raises(ValueError, match="buckets must be at least 2 and width at least 1, got 1 and 32"):
         Table(1)
-    for bad in ({"width": 0}, {"width": 2.5}, {"prior": float("inf")}):
+    with pytest.raises(ValueError, match="script must be a TextAspect, got NoneType"):
+        AspectScorer(None)
+    for bad in ({"prior": None}, {"width": 0}, {"width": 2.5}, {"prior": float("inf")}):
         with pytest.raises(ValueError, match="width must be at least 1 and prior a number"):
             AspectScorer(TextAspect(Table(5, 2)), **bad)
+
+
+@pytest.mark.parametrize(
+    ("name", "made", "said"),
+    [
+        ("present", torch.ones(3, 4), r"present must be bool of shape \(batch, 4\).* got torch.float32 \(3, 4\)"),
+        ("present", torch.ones(3, 5).bool(), r"got torch.bool \(3, 5\)"),
+        ("present", torch.ones(1, 4).bool(), "equally many rows, got {'present': 1, 'script': 3"),
+        ("audio", torch.ones(3, 23), r"audio must have shape \(batch, 24\), got \(3, 23\)"),
+        ("visual", torch.ones(1, 32), "equally many rows, got .*'visual': 1"),
+        ("script", torch.ones(3, 7), r"script must be whole ids \(batch, tokens\), got torch.float32 \(3, 7\)"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(model, name, made, said):
+    inputs = rows(3) | {"present": torch.ones(3, 4, dtype=torch.bool)} | {name: made}
+    with pytest.raises(ValueError, match=said):
+        model(**inputs)
+
+
+@pytest.mark.parametrize("script", [[1, 2], [[1.5, 2.0]], [["word"]]])
+def test_only_tables_of_ids_are_attributed(model, script):
+    with pytest.raises(ValueError, match=r"script must be whole ids \(batch, tokens\), got"):
+        attribution(model, script)

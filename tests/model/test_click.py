@@ -6,6 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from seatrial.engine.bundle import Signature, TensorSpec
+from seatrial.engine.export import export
+from seatrial.engine.runtime import load
 from seatrial.model.click import ClickPredictor, deviations, drawn_world, shrinkage, toward_uniform, weighted_clicks
 from seatrial.tune.feed import predict
 from seatrial.tune.training import train
@@ -77,6 +80,25 @@ def test_weights_are_capped_and_otherwise_the_ratio(p, most):
     np.testing.assert_allclose(w[free], 1 / (10 * np.array(p))[free])
 
 
+def asked(model, **shapes):
+    "Answers to codes of 1 in tensors of these shapes."
+    sizes = {"item": (4,), "position": (4,), "user": (4, 2)} | shapes
+    return model(**{name: torch.ones(size, dtype=torch.int64) for name, size in sizes.items()})
+
+
+@pytest.mark.parametrize("code", [-1, -6, 7, 10**9])
+def test_a_code_that_training_did_not_have_is_unknown_in_the_network_and_in_the_graph(code, tmp_path):
+    model, x = world(), rows(5)
+    specs = [TensorSpec(n, "INT64", (-1, *a.shape[1:])) for n, a in x.items()]
+    signature = Signature(tuple(specs), (TensorSpec("score", "FP32", (-1,)),))
+    engine = load(export(model, x, tmp_path / "b", signature=signature, batches=(1, 7)))
+    for name in x:
+        strange, unknown = ({n: np.full_like(a, c) if n == name else a for n, a in x.items()} for c in (code, 0))
+        expected = predict(model, unknown)
+        np.testing.assert_array_equal(predict(model, strange), expected)
+        np.testing.assert_allclose(engine.run(strange)["score"], expected, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("call", "said"),
     [
@@ -85,8 +107,12 @@ def test_weights_are_capped_and_otherwise_the_ratio(p, most):
         (lambda: toward_uniform([np.nan], 3), "propensities"),
         (lambda: toward_uniform([0.5], 0), "at least 1"),
         (lambda: toward_uniform([0.5], 3, 0.5), "at least 1"),
-        (lambda: ClickPredictor(0, 3, [2]), "items must be at least 1, got 0"),
-        (lambda: ClickPredictor(3, 3, [2, 0]), r"users\[1\] must be at least 1, got 0"),
+        (lambda: ClickPredictor(0, 3, [2]), "items must be a whole number, at least 1, got 0"),
+        (lambda: ClickPredictor(2.5, 3, [2]), "items must be a whole number, at least 1, got 2.5"),
+        (lambda: ClickPredictor(3, 3, [2, 0]), r"users\[1\] must be a whole number, at least 1, got 0"),
+        (lambda: ClickPredictor(3, 3, 4), r"users must be the levels of each user feature, such as \[6, 10\], got 4"),
+        (lambda: asked(world(), user=(4, 3)), r"user \(batch, 2\), got \(4,\), \(4,\) and \(4, 3\)"),
+        (lambda: asked(world(), item=(4, 1)), r"must have shape \(batch,\) and user .* got \(4, 1\)"),
         (lambda: ClickPredictor(3, 3, [2], base_rate=0), r"base_rate must be inside \(0, 1\), got 0"),
     ],
 )

@@ -21,8 +21,11 @@ Docs: https://seatrial.github.io/seatrial/model/aspects.html.md"""
 # %% auto #0
 __all__ = ['SIZES', 'ASPECTS', 'Table', 'Reader', 'TextAspect', 'AspectScorer', 'shared_out', 'attribution']
 
-# %% ../../../nbs/model/05_aspects.ipynb #7df94a56
-from collections.abc import Mapping
+# %% ../../../nbs/model/05_aspects.ipynb #6c70f00f
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from numbers import Real
 from types import MappingProxyType
 
 import numpy as np
@@ -66,7 +69,7 @@ class Reader(nn.Module):
         "(batch, tokens) -> (batch, tokens, width)"
         return self.encoder(input_ids=ids, attention_mask=mask.long())[0]
 
-# %% ../../../nbs/model/05_aspects.ipynb #2bad2cc6
+# %% ../../../nbs/model/05_aspects.ipynb #577aafee
 class TextAspect(nn.Module):
     "Mean of token vectors, then a line: a score that is a sum over tokens."
 
@@ -79,31 +82,35 @@ class TextAspect(nn.Module):
 
     def forward(
         self,
-        ids: torch.Tensor,  # (batch, tokens) int64, 0 = padding
+        ids: torch.Tensor,  # (batch, tokens) int64, 0 or less = padding
     ) -> torch.Tensor:  # (batch,) scores
         "Score a batch of texts."
-        mask = ids != 0
-        return self.head(masked_mean(self.encoder(ids, mask), mask)).squeeze(-1)  # (batch, width) -> (batch,)
+        return self.head(masked_mean(*self._read(ids))).squeeze(-1)  # (batch, width) -> (batch,)
 
     def contributions(
         self,
-        ids: torch.Tensor,  # (batch, tokens) int64, 0 = padding
+        ids: torch.Tensor,  # (batch, tokens) int64, 0 or less = padding
     ) -> torch.Tensor:  # (batch, tokens), 0 at padding; with the head's bias they add up to the score
         "What each token adds to the score."
-        mask = ids != 0
-        each = self.encoder(ids, mask) @ self.head.weight[0]  # (batch, tokens, width) -> (batch, tokens)
+        vectors, mask = self._read(ids)
+        each = vectors @ self.head.weight[0]  # (batch, tokens, width) -> (batch, tokens)
         return torch.where(mask, each, 0) / mask.sum(1, keepdim=True).clamp(min=1)
 
-# %% ../../../nbs/model/05_aspects.ipynb #226da136
+    def _read(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        "Vectors and mask; an id below 0 is padding, too: a look-up in a graph would count it from the table's end."
+        mask = ids > 0
+        return self.encoder(ids.clamp(min=0), mask), mask
+
+# %% ../../../nbs/model/05_aspects.ipynb #0c93ec09
 SIZES: Mapping[str, int] = MappingProxyType({"audio": 24, "visual": 32, "engagement": 8})
 ASPECTS = ("script", *SIZES)
 
-
+# %% ../../../nbs/model/05_aspects.ipynb #fad0fc67
 def _small(size: int, width: int) -> nn.Module:
     "Features of fixed size to one score."
     return nn.Sequential(nn.Linear(size, width), nn.GELU(), nn.Linear(width, 1), nn.Flatten(0))
 
-# %% ../../../nbs/model/05_aspects.ipynb #e4d485fa
+# %% ../../../nbs/model/05_aspects.ipynb #818157c5
 class AspectScorer(nn.Module):
     "Four aspects, each with a score, and their mean under learned weights; any may be missing."
 
@@ -114,8 +121,10 @@ class AspectScorer(nn.Module):
         prior: float = 0.0,  # overall score of a row without any aspect: the mean of the training targets
     ):
         super().__init__()
-        if type(width) is not int or width < 1 or not np.isfinite(prior):
+        if type(width) is not int or width < 1 or not isinstance(prior, Real) or not math.isfinite(prior):
             raise ValueError(f"width must be at least 1 and prior a number, got {width!r} and {prior!r}")
+        if not isinstance(script, TextAspect):
+            raise ValueError(f"script must be a TextAspect, got {type(script).__name__}")
         self.script = script
         self.others = nn.ModuleDict({name: _small(size, width) for name, size in SIZES.items()})
         self.logits = nn.Parameter(torch.zeros(len(ASPECTS)))  # equal trust to begin with
@@ -131,9 +140,9 @@ class AspectScorer(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # overall (batch,), aspects (batch, 4), weights (batch, 4)
         "The overall score, that of each aspect, and how far each was trusted."
         given = dict(zip(SIZES, (audio, visual, engagement), strict=True))
-        said = [self.script(script)] + [
-            self._of(name, x, present[:, k]) for k, (name, x) in enumerate(given.items(), 1)
-        ]
+        _fitting(script, given, present)
+        said = [self.script(torch.where(present[:, :1], script, 0))]  # what is missing is an empty text
+        said += [self._of(name, x, present[:, k]) for k, (name, x) in enumerate(given.items(), 1)]
         aspects = torch.where(present, torch.stack(said, dim=1), 0.0)  # (batch, 4)
         weights = shared_out(self.logits, present)
         overall = (weights * aspects).sum(1)
@@ -142,6 +151,21 @@ class AspectScorer(nn.Module):
     def _of(self, name: str, features: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
         "The score of one aspect; what is missing is not looked at."
         return self.others[name](torch.where(there.unsqueeze(1), features, 0.0))
+
+# %% ../../../nbs/model/05_aspects.ipynb #aef2ec4b
+def _fitting(script, given, present):
+    "Refuse tensors that would be stretched to fit, or would not fit at all."
+    if present.dtype != torch.bool or present.ndim != 2 or present.shape[1] != len(ASPECTS):
+        got = f"{present.dtype} {tuple(present.shape)}"
+        raise ValueError(f"present must be bool of shape (batch, {len(ASPECTS)}), one a row and aspect, got {got}")
+    if script.ndim != 2 or script.is_floating_point():
+        raise ValueError(f"script must be whole ids (batch, tokens), got {script.dtype} {tuple(script.shape)}")
+    rows = {"present": present, "script": script, **given}
+    for name, x in given.items():
+        if x.ndim != 2 or x.shape[1] != SIZES[name]:
+            raise ValueError(f"{name} must have shape (batch, {SIZES[name]}), got {tuple(x.shape)}")
+    if not torch.compiler.is_compiling() and len({len(x) for x in rows.values()}) > 1:
+        raise ValueError(f"inputs must have equally many rows, got { {name: len(x) for name, x in rows.items()} }")
 
 # %% ../../../nbs/model/05_aspects.ipynb #768574c0
 def shared_out(
@@ -153,13 +177,28 @@ def shared_out(
     each = torch.exp(there - there.amax(1, keepdim=True).detach()) * present.to(logits.dtype)
     return each / each.sum(1, keepdim=True).clamp(min=1e-30)
 
-# %% ../../../nbs/model/05_aspects.ipynb #43200ddd
+# %% ../../../nbs/model/05_aspects.ipynb #045f9c2b
+@contextmanager
+def _served(module: nn.Module) -> Iterator[None]:
+    "Without dropout, as in service; afterwards training goes on as it was."
+    modes = [(m, m.training) for m in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for m, training in modes:
+            m.training = training
+
+# %% ../../../nbs/model/05_aspects.ipynb #d216cce8
 def attribution(
     model: AspectScorer,  # whose script is in question
     script: np.ndarray,  # (batch, tokens) int64, 0 = padding
 ) -> tuple[np.ndarray, np.ndarray]:  # (batch, tokens) of each token; (batch,) score minus that of an empty text
-    "What each token adds to the script's score."
-    ids = torch.from_numpy(np.ascontiguousarray(script, np.int64))
-    with torch.inference_mode():
+    "What each token adds to the script's score, as it is served: without dropout, wherever training stands."
+    ids = np.asarray(script)
+    if ids.dtype.kind not in "iu" or ids.ndim != 2:
+        raise ValueError(f"script must be whole ids (batch, tokens), got {ids.dtype} {ids.shape}")
+    ids = torch.from_numpy(np.ascontiguousarray(ids, np.int64)).to(model.prior.device)
+    with _served(model.script), torch.inference_mode():
         each, gap = model.script.contributions(ids), model.script(ids) - model.script.head.bias
-    return each.numpy(), gap.numpy()
+    return each.cpu().numpy(), gap.cpu().numpy()

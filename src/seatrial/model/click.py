@@ -4,7 +4,7 @@ r"""How often will this be clicked, if the log was made by a policy that had fav
 
 $$\operatorname{logit} P(\text{click}) = b + \alpha_i + \beta_p + \sum_f \gamma_{f, u_f} + \sum_f \langle v_i, w_{f, u_f} \rangle$$
 
-the last term being a factorization machine's (Rendle 2010, ICDM, equation 1) between item and user: a taste. Every deviation has a normal prior with mean 0 and a stated standard deviation, which training meets as a penalty of $\frac{1}{n} \sum \theta^2 / 2\sigma^2$ beside the mean loss of $n$ rows. What was seldom seen stays near the base rate, and an unknown item or user (code 0) *is* the base rate.
+the last term being a factorization machine's (Rendle 2010, ICDM, equation 1) between item and user: a taste. Every deviation has a normal prior with mean 0 and a stated standard deviation, which training meets as a penalty of $\frac{1}{n} \sum \theta^2 / 2\sigma^2$ beside the mean loss of $n$ rows. What was seldom seen stays near the base rate, and an unknown item or user (code 0, or any code that training did not have) *is* the base rate.
 
 *Counterfactual weights.* Rows logged by a policy with propensity $\pi(i \mid u)$ speak of the traffic that the policy made. Weighted by $w = \min(\frac{1 / K}{\pi}, M)$ they speak of one in which all $K$ items are shown equally often (importance weighting; Bottou et al. 2013, JMLR 14), with variance for bias traded by the cap $M$. What is left of $n$ rows is the effective number $(\sum w)^2 / \sum w^2$.
 
@@ -17,9 +17,10 @@ Docs: https://seatrial.github.io/seatrial/model/click.html.md"""
 # %% auto #0
 __all__ = ['SD', 'toward_uniform', 'ClickPredictor', 'deviations', 'shrinkage', 'weighted_clicks', 'drawn_world']
 
-# %% ../../../nbs/model/10_click.ipynb #6f6c9e5c
+# %% ../../../nbs/model/10_click.ipynb #7b6926cd
 import math
 from collections.abc import Iterator, Sequence
+from numbers import Integral
 from types import MappingProxyType
 
 import numpy as np
@@ -44,7 +45,7 @@ def toward_uniform(
         raise ValueError(f"items and most must be at least 1, got {items} and {most}")
     return np.minimum(1 / (items * p), most)
 
-# %% ../../../nbs/model/10_click.ipynb #7ea2f26a
+# %% ../../../nbs/model/10_click.ipynb #b77eb73b
 class ClickPredictor(nn.Module):
     "A base rate and shrunken deviations: of item, position, user, and of the user's taste for the item."
 
@@ -59,11 +60,7 @@ class ClickPredictor(nn.Module):
         super().__init__()
         if not 0 < base_rate < 1:
             raise ValueError(f"base_rate must be inside (0, 1), got {base_rate}")
-        sizes = {"items": items, "positions": positions, "width": width} | {
-            f"users[{i}]": n for i, n in enumerate(users)
-        }
-        if wrong := {name: n for name, n in sizes.items() if n < 1}:
-            raise ValueError(f"{next(iter(wrong))} must be at least 1, got {next(iter(wrong.values()))}")
+        _counted({"items": items, "positions": positions, "width": width}, users)
         self.base = nn.Parameter(torch.tensor(math.log(base_rate / (1 - base_rate))))
         self.item, self.position = _table(items, 1), _table(positions, 1)
         self.user = nn.ModuleList(_table(n, 1) for n in users)
@@ -79,6 +76,7 @@ class ClickPredictor(nn.Module):
         user: torch.Tensor,  # (batch, features) codes
     ) -> torch.Tensor:  # (batch,) log-odds of a click
         "The log-odds of a click."
+        _fitting(item, position, user, len(self.user))
         who = list(zip(user.unbind(1), self.user, self.user_taste, strict=True))
         taste = sum(vectors(code) for code, _, vectors in who)  # (batch, width)
         alone = self.item(item) + self.position(position) + sum(rate(code) for code, rate, _ in who)  # (batch, 1)
@@ -105,10 +103,33 @@ def shrinkage(
     "The penalty that the priors stand for."
     return sum((table.weight**2).sum() / (2 * SD[family] ** 2) for family, table in deviations(model)) / rows
 
-# %% ../../../nbs/model/10_click.ipynb #c6e6e22a
+# %% ../../../nbs/model/10_click.ipynb #c9060644
+def _counted(sizes, users) -> None:
+    "Refuse sizes that no table has."
+    if not np.iterable(users):
+        raise ValueError(f"users must be the levels of each user feature, such as [6, 10], got {users!r}")
+    for name, n in (*sizes.items(), *((f"users[{i}]", n) for i, n in enumerate(users))):
+        if not isinstance(n, Integral) or n < 1:
+            raise ValueError(f"{name} must be a whole number, at least 1, got {n!r}")
+
+
+def _fitting(item, position, user, features) -> None:
+    "Refuse codes that would be stretched to fit."
+    if item.ndim != 1 or position.ndim != 1 or user.ndim != 2 or user.shape[1] != features:
+        rule = f"item and position must have shape (batch,) and user (batch, {features})"
+        raise ValueError(f"{rule}, got {tuple(item.shape)}, {tuple(position.shape)} and {tuple(user.shape)}")
+
+# %% ../../../nbs/model/10_click.ipynb #38bffaf6
+class _Codes(nn.Embedding):
+    "A look-up that takes every code it does not have, below 0 or beyond the last, for 0: unknown."
+
+    def forward(self, codes: torch.Tensor) -> torch.Tensor:
+        return super().forward(torch.where((codes > 0) & (codes < self.num_embeddings), codes, 0))
+
+
 def _table(levels: int, width: int, sd: float = 0.0) -> nn.Embedding:
     "Vectors of codes 0 to levels; those of 0 are zero and stay so."
-    table = nn.Embedding(levels + 1, width, padding_idx=0)
+    table = _Codes(int(levels) + 1, int(width), padding_idx=0)
     nn.init.normal_(table.weight[1:], std=sd)
     return table
 
