@@ -11,7 +11,8 @@ Docs: https://seatrial.github.io/seatrial/serve/protocol.html.md"""
 
 # %% auto #0
 __all__ = ['SERVER_PATHS', 'ACCEPTS', 'NAMES', 'Refused', 'Address', 'address', 'guessed', 'typed', 'strings', 'shown', 'tensor',
-           'Request', 'word', 'parsed', 'request', 'matched', 'chosen', 'answer', 'values', 'outcome', 'outcomes']
+           'Request', 'word', 'parsed', 'formed', 'request', 'matched', 'chosen', 'answer', 'values', 'outcome',
+           'outcomes']
 
 # %% ../../../nbs/serve/01_protocol.ipynb #2e8637e7
 import math
@@ -199,12 +200,11 @@ def parsed(
     except orjson.JSONDecodeError as error:
         raise Refused(400, f"the body must be JSON: {error}") from None
 
-# %% ../../../nbs/serve/01_protocol.ipynb #3b85ab83
-def request(
-    body: bytes,  # an HTTP body
+# %% ../../../nbs/serve/01_protocol.ipynb #cb0dbd36
+def formed(
+    document: Any,  # what the JSON says
 ) -> Request:  # with arrays
-    "Read the body of an infer call."
-    document = parsed(body)
+    "A request out of its JSON."
     if not isinstance(document, dict):
         raise Refused(400, f"the body must be a JSON object with inputs, got {shown(document)}")
     entries, parameters, wanted = (
@@ -221,6 +221,13 @@ def request(
     tensors = [tensor(entry, i) for i, entry in enumerate(entries)]
     unit, segment = word(parameters, "unit"), word(parameters, "segment")
     return Request(word(document, "id"), unit, segment, tensors, [o["name"] for o in wanted])
+
+# %% ../../../nbs/serve/01_protocol.ipynb #16b2c1b5
+def request(
+    body: bytes,  # an HTTP body
+) -> Request:  # with arrays
+    "Read the body of an infer call."
+    return formed(parsed(body))
 
 # %% ../../../nbs/serve/01_protocol.ipynb #4dd1cdff
 def matched(
