@@ -117,13 +117,15 @@ def sha256(
     except OSError as e:
         raise CannotDo(f"{path} cannot be read ({e.strerror}); restore it or export the bundle again") from None
 
-# %% ../../../nbs/engine/03_bundle.ipynb #95dcae19
+# %% ../../../nbs/engine/03_bundle.ipynb #57df5200
 def _zipped(path: Path) -> str:
-    "What a zip archive holds, by the names in it."
+    "What a zip archive holds, by the names in it; empty: it is none."
     try:
+        if not zipfile.is_zipfile(path):
+            return ""
         with zipfile.ZipFile(path) as z:
             names = z.namelist()
-    except zipfile.BadZipFile:
+    except (zipfile.BadZipFile, NotImplementedError, ValueError):  # of a damaged table of contents
         return "unknown"
     if any(PurePosixPath(n).name == "archive_format" for n in names):
         return "torch program"
@@ -131,7 +133,7 @@ def _zipped(path: Path) -> str:
         return "torchscript"
     return "pickle" if any(n.endswith(".pkl") for n in names) else "unknown"
 
-# %% ../../../nbs/engine/03_bundle.ipynb #464b8d9e
+# %% ../../../nbs/engine/03_bundle.ipynb #36cd0f90
 def sniff(
     path: Path,  # an existing file
 ) -> str:  # "onnx", "torch program", "torchscript", "pickle", "empty" or "unknown"
@@ -140,8 +142,8 @@ def sniff(
         head = f.read(4)
     if head[:1] == b"\x80":
         return "pickle"
-    if zipfile.is_zipfile(path):
-        return _zipped(path)
+    if found := _zipped(path):
+        return found
     return "onnx" if head[:1] == b"\x08" else "unknown" if head else "empty"
 
 # %% ../../../nbs/engine/03_bundle.ipynb #ca180ae4

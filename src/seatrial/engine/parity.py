@@ -15,7 +15,7 @@ Docs: https://seatrial.github.io/seatrial/engine/parity.html.md"""
 # %% auto #0
 __all__ = ['Reference', 'free_axes', 'resized', 'strayed', 'parity', 'judged', 'live']
 
-# %% ../../../nbs/engine/11_parity.ipynb #ed0fd899
+# %% ../../../nbs/engine/11_parity.ipynb #211bc007
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +25,7 @@ from ..base.settings import CannotDo
 from .bundle import Bundle
 from .call import cause
 from .preparation import Plain, Preparation
+from .program import arrays, called
 from .runtime import load
 from .signature import Signature
 
@@ -134,16 +135,9 @@ def judged(
         )
     return {"largest": worst, "tolerance": tolerance, "batches": sorted({r for r, _ in found})}
 
-# %% ../../../nbs/engine/11_parity.ipynb #62d10514
+# %% ../../../nbs/engine/11_parity.ipynb #1ee8a134
 def live(
     module: Any,  # a torch module, in eval mode
 ) -> Reference:  # arrays in, arrays out
     "A torch module as a function of arrays."
-    import torch
-
-    def run(sample: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        with torch.inference_mode():
-            out = module(**{name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in sample.items()})
-        return [o.numpy() for o in (out if isinstance(out, (tuple, list)) else (out,))]
-
-    return run
+    return lambda sample: arrays(called(module, sample))
