@@ -63,8 +63,10 @@ def test_a_level_does_not_know_the_future(start, seed):
         ([1.0, 2.0], [3], 1, "between 0 and n=2"),
         ([1.0, 2.0], [-1], 1, "between 0 and n=2"),
         ([1.0, 2.0], [0.5], 1, "whole steps"),
-        ([1.0, 2.0], [1], 0, "window must be at least 1"),
+        ([1.0, 2.0], [1], 0, "window a whole number of steps, at least 1"),
         ([1.0, np.nan], [1], 1, "series"),
+        ([[1.0, 2.0], [3.0, 4.0]], [1], 1, r"series must be one row of values .* got shape \(2, 2\)"),
+        ([1.0, 2.0], [1], 1.5, "window a whole number of steps, at least 1, got .*window=1.5"),
     ],
 )
 def test_a_level_that_cannot_be_is_refused(series, starts, window, said):
@@ -108,7 +110,8 @@ def test_a_constant_column_is_silent_and_the_scale_travels_with_the_weights():
     ("level", "table", "said"),
     [
         ([1.0, 2.0], [[1.0], [np.inf]], "table must be finite"),
-        ([1.0, 2.0], [1.0, 2.0], "table must be finite numbers"),
+        ([1.0, 2.0], [1.0, 2.0], r"table must have shape \(rows, columns\), at least 2 rows, got \(2,\)"),
+        ([1.0, 2.0], [["a"], ["b"]], "table must hold numbers"),
         ([1.0], [[1.0]], "at least 2 rows"),
         ([1.0, -2.0], [[1.0], [2.0]], "level must be 2 numbers above 0"),
         ([1.0, 2.0, 3.0], [[1.0], [2.0]], "level must be 2 numbers above 0, got 3"),
@@ -166,8 +169,10 @@ def test_a_band_that_was_too_wide_gets_narrower():
 def test_a_band_without_width_is_refused_and_few_rows_promise_nothing():
     with pytest.raises(ValueError, match="above low"):
         widening([1.0, 2.0], [2.0, 2.0], [1.0, 1.0])
-    with pytest.raises(ValueError, match="above low"):
+    with pytest.raises(ValueError, match="low, high and truth must be equally many, got 2, 1 and 2"):
         widening([1.0, 2.0], [2.0], [1.0, 1.0])
+    with pytest.raises(ValueError, match="low, high and truth must be equally many, got 20, 20 and 1"):
+        widening(np.zeros(20), np.ones(20), [0.5])  # not one truth for all
     assert isinstance(widening([0.0] * 3, [1.0] * 3, [0.5] * 3), NotEnough)
 
 
@@ -210,3 +215,40 @@ def test_the_bundle_answers_as_the_network_does_from_raw_numbers(tmp_path):
         np.testing.assert_allclose(served, own, rtol=1e-4, atol=1e-3)
     with pytest.raises(ValueError, match="level must be finite"):
         engine.run(inputs | {"level": np.full(64, np.nan, np.float32)})
+
+
+def test_a_column_that_hardly_rounds_is_constant():
+    level, table = np.linspace(1, 2, 30), np.column_stack([np.full(30, 0.1), np.arange(30.0)])
+    model = Engagement(level, table)
+    assert model.spread[1] == 1 and model.spread[2] > 1
+
+
+def test_a_level_below_zero_turns_no_band_around():
+    inputs = made()
+    answers = predict(network(inputs), inputs | {"level": -inputs["level"]})
+    assert all((a == 0).all() for a in answers)
+
+
+@pytest.mark.parametrize("kind", [list, lambda x: np.array(x, np.uint8), lambda x: np.array(x, np.int32)])
+def test_the_pinball_loss_takes_lists_and_whole_numbers(kind):
+    truth, said = kind([1, 5]), [kind([2, 3])] * 3
+    np.testing.assert_allclose(pinball(truth, said), pinball(np.array([1.0, 5.0]), [np.array([2.0, 3.0])] * 3))
+
+
+def test_quantiles_outside_the_unit_interval_are_refused():
+    with pytest.raises(ValueError, match=r"quantiles must lie strictly between 0 and 1, got 1.5"):
+        pinball([1.0], [[1.0]], quantiles=(1.5,))
+
+
+@pytest.mark.parametrize(("name", "shape"), [("table", (64, 2)), ("table", (64,)), ("hour", (64, 1))])
+def test_tensors_of_another_shape_are_named(name, shape):
+    inputs = {n: torch.from_numpy(a) for n, a in made().items()}
+    with pytest.raises(ValueError, match=r"four columns \(batch,\) and a table \(batch, 3\), got"):
+        network(made())(**inputs | {name: torch.ones(shape)})
+
+
+def test_the_loss_has_the_gradient_of_finite_differences():
+    g = torch.Generator().manual_seed(0)
+    said = tuple(torch.rand(6, generator=g, dtype=torch.float64, requires_grad=True) for _ in range(3))
+    target = 0.3 + torch.rand(6, 2, generator=g, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda *s: relative_pinball(s, target), said)

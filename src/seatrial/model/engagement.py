@@ -17,8 +17,9 @@ Docs: https://seatrial.github.io/seatrial/model/engagement.html.md"""
 # %% auto #0
 __all__ = ['QUANTILES', 'recent_level', 'Cycle', 'Engagement', 'pinball', 'relative_pinball', 'widening', 'honest']
 
-# %% ../../../nbs/model/07_engagement.ipynb #de2b4c33
+# %% ../../../nbs/model/07_engagement.ipynb #5d0cc72c
 from collections.abc import Sequence
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -30,21 +31,27 @@ from ..stats.comparison import NotEnough
 from ..stats.conformal import widen
 from ..stats.moments import finite
 
-# %% ../../../nbs/model/07_engagement.ipynb #b23da16c
+# %% ../../../nbs/model/07_engagement.ipynb #309bb09c
 def recent_level(
     series: ArrayLike,  # (n,) one value for each step of time
     starts: ArrayLike,  # (rows,) the step at which each forecast is made, 0 to n; nothing from there on is used
     window: int = 28 * 24,  # steps in the mean, at least 1
 ) -> np.ndarray:  # (rows,) NaN where the series does not reach back far enough
     "Mean of the last values before a forecast is made."
-    values, at = finite(series, "series"), np.asarray(starts)
-    if window < 1:
-        raise ValueError(f"window must be at least 1 step, got {window}")
+    values, at = _row(series, window), np.asarray(starts)
     if at.dtype.kind not in "iu" or (at.size and not 0 <= at.min() <= at.max() <= len(values)):
         raise ValueError(f"starts must be whole steps between 0 and n={len(values)}, got {at.dtype} {at[:3]}")
     total = np.concatenate([[0.0], np.cumsum(values)])
     mean = (total[at] - total[np.maximum(at - window, 0)]) / window
     return np.where(at >= window, mean, np.nan)
+
+# %% ../../../nbs/model/07_engagement.ipynb #f2431fba
+def _row(series, window):
+    "The series, or one sentence about what is wrong with it."
+    if np.ndim(series) != 1 or not isinstance(window, Integral) or window < 1:
+        rule = "series must be one row of values and window a whole number of steps, at least 1"
+        raise ValueError(f"{rule}, got shape {np.shape(series)} and window={window!r}")
+    return finite(series, "series")
 
 # %% ../../../nbs/model/07_engagement.ipynb #8f73b7d0
 class Cycle(nn.Module):
@@ -71,17 +78,24 @@ class Cycle(nn.Module):
 # %% ../../../nbs/model/07_engagement.ipynb #51031ef7
 QUANTILES = (0.1, 0.5, 0.9)
 
-# %% ../../../nbs/model/07_engagement.ipynb #10f3e276
+# %% ../../../nbs/model/07_engagement.ipynb #b9b5807e
 def _numbers(level, table):
     "The level and the table side by side, or one sentence about what is wrong with them."
-    level, rows = finite(level, "level"), np.asarray(table, np.float64)
-    if rows.ndim != 2 or len(rows) < 2 or not np.isfinite(rows).all():
-        raise ValueError(f"table must be finite numbers (rows, columns), at least 2 rows, got shape {rows.shape}")
+    if np.ndim(table) != 2 or len(table) < 2:
+        raise ValueError(f"table must have shape (rows, columns), at least 2 rows, got {np.shape(table)}")
+    level, rows = finite(level, "level"), finite(table, "table").reshape(np.shape(table))
     if len(level) != len(rows) or level.min() <= 0:
         raise ValueError(f"level must be {len(rows)} numbers above 0, got {len(level)}, the least {level.min():g}")
     return np.column_stack([level, rows])
 
-# %% ../../../nbs/model/07_engagement.ipynb #2d7ae739
+# %% ../../../nbs/model/07_engagement.ipynb #5d54dec4
+def _fitting(columns, table, width):
+    "Refuse tensors of another shape."
+    if table.ndim != 2 or table.shape[1] != width or any(c.ndim != 1 for c in columns):
+        got = [tuple(c.shape) for c in (*columns, table)]
+        raise ValueError(f"inputs must be four columns (batch,) and a table (batch, {width}), got {got}")
+
+# %% ../../../nbs/model/07_engagement.ipynb #de5d6cc5
 class Engagement(nn.Module):
     "Time, a few numbers and the recent level in; three quantiles of what will come out."
 
@@ -94,10 +108,10 @@ class Engagement(nn.Module):
     ):
         super().__init__()
         rows = torch.from_numpy(_numbers(level, table))  # (rows, 1 + columns)
-        spread = rows.std(0)
+        spread = torch.where(rows.amax(0) > rows.amin(0), rows.std(0), 0.0)  # rounding is no spread
         self.register_buffer("mean", rows.mean(0).float())
         self.register_buffer("spread", torch.where(spread > 0, spread, 1.0).float())
-        self.register_buffer("widening", torch.zeros(()))  # share of the band's width, set by `widened`
+        self.register_buffer("widening", torch.zeros(()))  # share of the band's width, set by `honest`
         self.day, self.week, self.year = Cycle(24, 8), Cycle(168, 3), Cycle(365.25, 4)
         layers, size = [], 2 * (8 + 3 + 4) + rows.shape[1]
         for _ in range(2):
@@ -114,6 +128,8 @@ class Engagement(nn.Module):
         table: torch.Tensor,  # (batch, columns) raw numbers
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # p10, p50, p90, each (batch,)
         "Three quantiles, in order and at least 0."
+        _fitting((hour, weekday, day_of_year, level), table, len(self.mean) - 1)
+        level = level.clamp(min=0)  # below 0 it would turn the order around
         numbers = torch.cat([level.unsqueeze(-1), table], dim=-1)  # (batch, 1 + columns)
         squeezed = torch.asinh((numbers - self.mean) / self.spread)
         waves = [self.day(hour), self.week(24 * weekday + hour), self.year(day_of_year)]
@@ -122,18 +138,27 @@ class Engagement(nn.Module):
         more = self.widening * (high - low)
         return (low - more).clamp(min=0).minimum(middle), middle, (high + more).maximum(middle)
 
-# %% ../../../nbs/model/07_engagement.ipynb #1503f093
+# %% ../../../nbs/model/07_engagement.ipynb #2bdeacc4
 def pinball(
     truth: ArrayLike | torch.Tensor,  # (rows,)
     said: Sequence,  # one (rows,) for each quantile
     quantiles: Sequence[float] = QUANTILES,  # each inside (0, 1)
 ):  # (rows,) in the unit of the truth; arrays give an array, tensors a tensor
     "Mean pinball loss of each row over the quantiles (Koenker & Bassett 1978)."
+    _paired(truth, said, quantiles)
+    if not isinstance(truth, torch.Tensor):  # lists, and whole numbers that would wrap below 0
+        truth, said = np.asarray(truth, float), [np.asarray(s, float) for s in said]
+    each = [(q - 0.5) * (truth - s) + abs(truth - s) / 2 for q, s in zip(quantiles, said, strict=True)]
+    return sum(each) / len(each)
+
+# %% ../../../nbs/model/07_engagement.ipynb #a7b3b926
+def _paired(truth, said, quantiles):
+    "Refuse columns that do not belong together."
     if len(said) != len(quantiles) or any(np.shape(s) != np.shape(truth) for s in said):
         shapes = [tuple(np.shape(s)) for s in said]
         raise ValueError(f"said must be {len(quantiles)} columns of shape {tuple(np.shape(truth))}, got {shapes}")
-    each = [(q - 0.5) * (truth - s) + abs(truth - s) / 2 for q, s in zip(quantiles, said, strict=True)]
-    return sum(each) / len(each)
+    if wrong := [q for q in quantiles if not 0 < q < 1]:
+        raise ValueError(f"quantiles must lie strictly between 0 and 1, got {wrong[0]}")
 
 # %% ../../../nbs/model/07_engagement.ipynb #fd769ddc
 def relative_pinball(
@@ -144,7 +169,7 @@ def relative_pinball(
     truth, level = targets.unbind(-1)
     return pinball(truth / level, [a / level for a in answers]).mean()
 
-# %% ../../../nbs/model/07_engagement.ipynb #17e662fe
+# %% ../../../nbs/model/07_engagement.ipynb #a0fb2e14
 def widening(
     low: ArrayLike,  # (n,) lower quantile on rows that the model was not trained on
     high: ArrayLike,  # (n,) upper quantile, above low
@@ -152,10 +177,13 @@ def widening(
     miss: float = 0.2,  # share of truths that may fall outside, inside (0, 1)
 ) -> float | NotEnough:  # share of the band's width by which each side moves out; negative where it was too wide
     "How much to widen a band, in units of its own width (Romano, Patterson & Candès 2019)."
-    below, above = finite(low, "low"), finite(high, "high")
-    if below.shape != above.shape or not (width := above - below).all() or (width < 0).any():
-        raise ValueError("high must lie above low in every row, so that the band has a width to widen")
-    return widen(below / width, above / width, finite(truth, "truth") / width, miss)
+    below, above, true = finite(low, "low"), finite(high, "high"), finite(truth, "truth")
+    if not len(below) == len(above) == len(true):
+        raise ValueError(f"low, high and truth must be equally many, got {len(below)}, {len(above)} and {len(true)}")
+    if (flat := (width := above - below) <= 0).any():
+        row = int(np.argmax(flat))
+        raise ValueError(f"high must lie above low in every row, got {above[row]:g} and {below[row]:g} in row {row}")
+    return widen(below / width, above / width, true / width, miss)
 
 # %% ../../../nbs/model/07_engagement.ipynb #6beddccc
 def honest(
