@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seatrial.serve.lane import Job, Lane, frame, groups, load, messages, offer, opened, reply, slices, stacked
+from seatrial.serve.frames import arrays, form, frame, messages, opened, slices, stacked
+from seatrial.serve.lane import Job, Lane, groups, load, offer, reply
 from seatrial.serve.protocol import Refused
 
 ARRAYS = st.dictionaries(
@@ -21,22 +22,25 @@ ARRAYS = st.dictionaries(
 SIZES = st.lists(st.integers(1, 90), max_size=30)
 
 
+LOOKS = form((("x", "<f4", (1,)),))
+
+
 def job(rows, version="1.0.0", gone=False):
-    return Job(("m", version), {"x": np.full((rows, 1), rows, np.float32)}, rows, gone=gone)
+    return Job(("m", version), LOOKS, (np.full((rows, 1), rows, np.float32).tobytes(),), rows, gone=gone)
 
 
 @given(st.lists(ARRAYS, max_size=4), st.integers(1, 50))
 def test_frames_survive_any_cutting_of_the_stream(frames, step):
-    stream = b"".join(frame({"id": i}, arrays) for i, arrays in enumerate(frames))
+    stream = b"".join(frame({"id": i}, tensors) for i, tensors in enumerate(frames))
     inbox, found = bytearray(), []
     for start in range(0, len(stream), step):
         inbox += stream[start : start + step]
         found += messages(inbox)
     assert not inbox and len(found) == len(frames)
-    for i, (message, arrays) in enumerate(zip(found, frames, strict=True)):
+    for i, (message, tensors) in enumerate(zip(found, frames, strict=True)):
         header, back = opened(message)
-        assert header == {"id": i} and back.keys() == arrays.keys()
-        assert all(back[name].dtype == arrays[name].dtype and (back[name] == arrays[name]).all() for name in arrays)
+        assert header == {"id": i} and back.keys() == tensors.keys()
+        assert all(back[name].dtype == tensors[name].dtype and (back[name] == tensors[name]).all() for name in tensors)
 
 
 @given(SIZES, SIZES, st.integers(1, 64))
@@ -68,12 +72,13 @@ def test_no_job_is_answered_with_the_rows_of_another(asked):
     for group in groups(jobs):
         assert len({j.key for j in group}) == 1
         cuts = slices(j.rows for j in group)
-        rows = stacked(group)["x"]
+        message = stacked({}, LOOKS, [j.parts for j in group], sum(j.rows for j in group))
+        rows = opened(message[4:])[1]["x"]
         good = [rows[cut] for j, cut in zip(group, cuts, strict=True) if id(j) not in bad]
         failures = {str(i): [400, "no"] for i, j in enumerate(group) if id(j) in bad}
         back = reply(group, {"failures": failures}, {"o:y": np.concatenate(good)} if good else {})
         for answered, cut in back.good:
-            assert (back.outputs["y"][cut] == answered.inputs["x"]).all()
+            assert (back.outputs["y"][cut] == arrays(LOOKS, answered.parts, answered.rows)["x"]).all()
 
 
 @given(st.lists(st.tuples(st.integers(1, 12), st.booleans()), max_size=40))

@@ -11,17 +11,18 @@ __all__ = ['DAY_S', 'first_of_each', 'pending', 'unseen', 'day', 'matching', 'ro
            'joined', 'move', 'drained', 'write_day', 'roll_day', 'oldest_day', 'Archive', 'fsynced', 'Journal', 'tend',
            'Decision', 'Outcome', 'Prediction', 'unpack']
 
-# %% ../../../nbs/base/06_journal.ipynb #530a0cea
+# %% ../../../nbs/base/06_journal.ipynb #9d1018f1
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from functools import reduce
 from operator import and_, ge, lt
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -41,6 +42,7 @@ from seatrial.base.record import (
     Outcome,
     Prediction,
     line,
+    line_of_rows,
     unpack,
 )
 from .settings import CannotDo, Settings
@@ -325,7 +327,7 @@ def fsynced(
         raise ValueError(f"durable must be process or power, got {durable!r}")
     return durable == "power"
 
-# %% ../../../nbs/base/06_journal.ipynb #d5e47b70
+# %% ../../../nbs/base/06_journal.ipynb #31b91742
 class Journal(Archive, AbstractContextManager):
     "The record of everything that served models did."
 
@@ -349,6 +351,11 @@ class Journal(Archive, AbstractContextManager):
         batch = list(records)
         if batch:
             self.spool.append(line(batch), len(batch))
+
+    def append_rows(self, rows: Sequence[tuple], encode: Callable[[Any], bytes]) -> None:
+        "Record a batch of predictions that come as tuples of their fields, with an encoder of JSON."
+        if rows:
+            self.spool.append(line_of_rows(PREDICTIONS, rows, encode), len(rows))
 
     def drain(self) -> int:
         "Move what all processes spooled into the table; how many records that were."

@@ -9,12 +9,12 @@ Docs: https://seatrial.github.io/seatrial/base/record.html.md"""
 # %% auto #0
 __all__ = ['ARROW', 'PREDICTIONS', 'OUTCOMES', 'DECISIONS', 'KINDS', 'SPOOLED', 'VALUES', 'EXACT', 'NUMBERS', 'LATEST_S',
            'LARGEST', 'ENCODER', 'Prediction', 'Outcome', 'Decision', 'Kind', 'sound', 'exact', 'refusal', 'native',
-           'finite', 'json_text', 'row', 'line', 'stored', 'column', 'unpack']
+           'finite', 'json_text', 'row', 'line', 'columns_sound', 'line_of_rows', 'stored', 'column', 'unpack']
 
-# %% ../../../nbs/base/03_record.ipynb #c085fa93
+# %% ../../../nbs/base/03_record.ipynb #a20d9eb7
 import json
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from math import isfinite
@@ -221,6 +221,38 @@ def line(
         return json_text([row(record) for record in records]).encode()
     except UnicodeEncodeError as error:
         raise ValueError(f"text of a record must be Unicode, got {error.object[error.start : error.end]!r}") from error
+
+# %% ../../../nbs/base/03_record.ipynb #b85ac08e
+def columns_sound(
+    kind: Kind,  # predictions or outcomes
+    rows: Sequence[tuple],  # the fields of each record, in order
+) -> bool:  # False: some record must be converted or refused
+    "Whether every store can hold all of these records."
+    columns = dict(zip(kind.types, zip(*rows, strict=True), strict=True))
+    if any(set(map(type, columns[name])) != {t} for name, t in kind.types.items()):
+        return False
+    numbers = [columns[name] for name, t in kind.types.items() if t in (float, int)]
+    largest, least = (columns["value"], -LARGEST) if kind is OUTCOMES else (columns["batch_size"], 0)
+    return (
+        isfinite(sum(map(sum, numbers)))
+        and 0 <= min(columns["time_s"]) <= max(columns["time_s"]) < LATEST_S
+        and least <= min(largest) <= max(largest) <= (LARGEST if kind is OUTCOMES else 2**53 - 1)
+        and not any("" in columns[name] for name in kind.key)
+    )
+
+# %% ../../../nbs/base/03_record.ipynb #af1d1797
+def line_of_rows(
+    kind: Kind,  # predictions or outcomes
+    rows: Sequence[tuple],  # the fields of each record, in order
+    encode: Callable[[Any], bytes],  # JSON, with null for a number that is not finite
+) -> bytes:  # what `line` would make of the same records
+    "A batch of tuples as one line of JSON, refused as a whole where a record is unsound."
+    try:
+        if not columns_sound(kind, rows):
+            rows = [row(kind.record(*values))[1:] for values in rows]
+        return encode([(kind.name, *values) for values in rows])
+    except TypeError as error:
+        raise ValueError(f"records must be JSON, but {error}") from error
 
 # %% ../../../nbs/base/03_record.ipynb #65e44070
 def stored(

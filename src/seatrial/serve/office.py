@@ -16,7 +16,7 @@ Docs: https://seatrial.github.io/seatrial/serve/office.html.md"""
 __all__ = ['Held', 'Office', 'gauges', 'opened', 'loaded', 'asked_for', 'wanted', 'prepare', 'health', 'described', 'model_ready',
            'received']
 
-# %% ../../../nbs/serve/06_office.ipynb #0d2ef8f3
+# %% ../../../nbs/serve/06_office.ipynb #3ca337c4
 import asyncio
 import secrets
 import time
@@ -28,17 +28,18 @@ from itertools import count
 from ..base.journal import Journal
 from ..base.settings import CannotDo, Settings
 from ..registry.manifest import Shelf
+from .intake import Taker, taker
 from .lane import Job, Lane, Reply, ask, hung
 from .metrics import Tally
 from .protocol import Address, Refused, outcomes
 from .routing import Router, refresh
 
-# %% ../../../nbs/serve/06_office.ipynb #e85fd18c
+# %% ../../../nbs/serve/06_office.ipynb #4d0696d0
 @dataclass(slots=True)
 class Held:
     "What the worker said when it was asked to load a version."
 
-    signature: dict | None = None  # None: refused
+    taker: Taker | None = None  # its signature, prepared; None: refused
     trouble: str = ""  # why
     until_s: float = 0.0  # a refusal is asked again after this moment
 
@@ -59,14 +60,14 @@ class Office:
     numbers: count = field(default_factory=count)
     ticking: bool = False
 
-# %% ../../../nbs/serve/06_office.ipynb #77b1ebb4
+# %% ../../../nbs/serve/06_office.ipynb #11846db0
 def gauges(
     office: Office,  # what all requests share
 ) -> dict[str, float]:  # name to value
     "What is true only at this moment."
     lane = office.lane
     inside = sum(len(group) for group in lane.sent.values())
-    loaded = sum(held.signature is not None for held in office.held.values())
+    loaded = sum(held.taker is not None for held in office.held.values())
     return {"queue_rows": lane.rows, "in_flight": inside, "worker_up": lane.wire is not None, "versions_loaded": loaded}
 
 # %% ../../../nbs/serve/06_office.ipynb #11c71416
@@ -85,14 +86,14 @@ def opened(
     refresh(office.router)
     return office
 
-# %% ../../../nbs/serve/06_office.ipynb #951e1637
+# %% ../../../nbs/serve/06_office.ipynb #d8231f4a
 async def loaded(
     office: Office,  # what all requests share
     key: tuple[str, str],  # model, version
-) -> dict:  # the signature
-    "The signature of a version that the worker holds; 503 with the reason if it cannot."
+) -> Taker:  # its signature, prepared
+    "The taker of a version that the worker holds; 503 with the reason if it cannot."
     held = office.held.get(key)
-    if held is None or (held.signature is None and time.monotonic() > held.until_s):
+    if held is None or (held.taker is None and time.monotonic() > held.until_s):
         if key not in office.asking:
             office.asking[key] = asyncio.create_task(asked_for(office, key))
         timeout_s = office.settings.serve.timeout_s
@@ -100,11 +101,11 @@ async def loaded(
             held = await asyncio.wait_for(asyncio.shield(office.asking[key]), timeout_s)
         except TimeoutError:
             raise Refused(504, f"{' '.join(key)} did not load within serve.timeout_s={timeout_s:g} seconds") from None
-    if held.signature is None:
+    if held.taker is None:
         raise Refused(503, held.trouble, retry_after_s=5)
-    return held.signature
+    return held.taker
 
-# %% ../../../nbs/serve/06_office.ipynb #267a3129
+# %% ../../../nbs/serve/06_office.ipynb #c97624c5
 async def asked_for(
     office: Office,  # what all requests share
     key: tuple[str, str],  # model, version
@@ -112,7 +113,8 @@ async def asked_for(
     "Ask the worker to load a version, and remember what it says."
     try:
         said = await ask(office.lane, {"load": key})
-        held = Held(said.get("signature"), said.get("error", ""), time.monotonic() + 5)
+        ready = taker(said["signature"]) if "signature" in said else None
+        held = Held(ready, said.get("error", ""), time.monotonic() + 5)
         office.held[key] = held
     except Refused as refusal:
         held = Held(None, refusal.sentence)
