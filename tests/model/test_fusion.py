@@ -77,8 +77,39 @@ def test_a_clock_shows_the_same_after_any_number_of_turns(time, turns, period):
         (lambda: Reader(8, layers=0), "layers must be at least 1, got 0"),
         (lambda: phases(torch.zeros(2), []), "at least one"),
         (lambda: phases(torch.zeros(2), [7, -1]), "above 0"),
+        (lambda: phases(torch.zeros(2), np.array([7.0, np.nan])), r"above 0, at least one, got \(.*nan"),
     ],
 )
 def test_what_cannot_be_built_is_named(call, said):
     with pytest.raises(ValueError, match=said):
         call()
+
+
+@given(mask=masks, dirt=foul)
+@settings(max_examples=30, deadline=None)
+def test_a_reader_and_its_attention_silence_a_nan_by_themselves(mask, dirt):
+    torch.manual_seed(0)
+    reader, tokens, query, mask = Reader(8, 2, 2), torch.randn(3, 5, 8), torch.randn(3, 8), torch.from_numpy(mask)
+    dirty = torch.where(mask.unsqueeze(-1), tokens, torch.tensor(dirt)).requires_grad_()
+    answer = reader.eval()(dirty, mask, query)
+    assert torch.equal(answer, reader(tokens, mask, query)) and answer.isfinite().all()
+    answer.sum().backward()
+    assert not dirty.grad[~mask].any() and dirty.grad.isfinite().all()
+    assert all(p.grad.isfinite().all() for p in reader.parameters())
+    q = query[:, None, None].requires_grad_()
+    heard = attention(q, dirty[:, None], dirty[:, None], mask)
+    heard.sum().backward()
+    assert torch.equal(heard, attention(q, tokens[:, None], tokens[:, None], mask)) or not mask.any(1).all()
+    assert heard.isfinite().all() and q.grad.isfinite().all()
+
+
+def test_gradients_are_those_of_finite_differences():
+    torch.manual_seed(0)
+    reader, mix, mask = Reader(4, 2, 1).double().eval(), Fusion(4).double(), torch.tensor([[1, 1, 0], [1, 0, 0]]).bool()
+    tokens, query = torch.randn(2, 3, 4).double().requires_grad_(), torch.randn(2, 4).double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda t, q: reader(t, mask, q), (tokens, query))
+    assert torch.autograd.gradcheck(lambda t: mix(t, mask), (tokens,))
+
+
+def test_a_mask_and_a_period_may_be_numpys():
+    assert phases(torch.zeros(2), np.array([7.0, 24.0])).shape == (2, 4)

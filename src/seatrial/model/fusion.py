@@ -34,18 +34,18 @@ def kept(
     "What is real; whatever lies under the mask, a NaN too, becomes 0."
     return torch.where(mask, values, torch.zeros((), dtype=values.dtype, device=values.device))
 
-# %% ../../../nbs/model/08_fusion.ipynb #d74ae644
+# %% ../../../nbs/model/08_fusion.ipynb #ffcf4632
 def phases(
     time: torch.Tensor,  # (…) in any unit
     periods: Sequence[float],  # in the same unit, each above 0
 ) -> torch.Tensor:  # (…, 2 × periods) inside [-1, 1]: all sines, then all cosines
     "Where the hands of some clocks stand."
-    if not periods or min(periods) <= 0:
+    if not len(periods) or not all(p > 0 for p in periods):
         raise ValueError(f"periods must be numbers above 0, at least one, got {tuple(periods)}")
     turns = torch.stack([torch.remainder(time, p) / p for p in periods], -1)  # (…) -> (…, periods)
     return torch.cat([torch.sin(2 * math.pi * turns), torch.cos(2 * math.pi * turns)], -1)
 
-# %% ../../../nbs/model/08_fusion.ipynb #d7eef68c
+# %% ../../../nbs/model/08_fusion.ipynb #0580a248
 def attention(
     q: torch.Tensor,  # (batch, heads, queries, size)
     k: torch.Tensor,  # (batch, heads, tokens, size)
@@ -53,6 +53,7 @@ def attention(
     mask: torch.Tensor,  # (batch, tokens) bool, true where a token is real
 ) -> torch.Tensor:  # (batch, heads, queries, size)
     "Weighted averages of the values of real tokens (Vaswani et al. 2017, eq. 1)."
+    k, v = kept(k, mask[:, None, :, None]), kept(v, mask[:, None, :, None])  # a weight of 0 does not silence a NaN
     scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])  # (batch, heads, queries, tokens)
     scores = scores.masked_fill(~mask[:, None, None, :], torch.finfo(scores.dtype).min)
     return scores.softmax(-1) @ v
@@ -89,7 +90,7 @@ class Layer(nn.Module):
         tokens = tokens + self.dropout(self.answer(heard))
         return tokens + self.dropout(self.think(self.norms[1](tokens)))
 
-# %% ../../../nbs/model/08_fusion.ipynb #54edc47a
+# %% ../../../nbs/model/08_fusion.ipynb #068450c4
 class Reader(nn.Module):
     "Any number of tokens to one vector, as a query asks."
 
@@ -112,6 +113,7 @@ class Reader(nn.Module):
         query: torch.Tensor,  # (batch, width)
     ) -> torch.Tensor:  # (batch, width)
         "What the tokens say to the query."
+        tokens = kept(tokens, mask.unsqueeze(-1))
         for layer in self.layers:
             tokens = layer(tokens, mask)
         read = attention(query[:, None, None], tokens[:, None], tokens[:, None], mask)  # one head, one query
