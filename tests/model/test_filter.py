@@ -144,7 +144,7 @@ def test_what_cannot_be_promised_never_becomes_a_threshold(model):
         Moderator(model, maps, few[:1])
 
 
-@pytest.mark.parametrize("policies", ["spam", (), ("a", "a")])
+@pytest.mark.parametrize("policies", ["spam", (), ("a", "a"), None, (1, 2), ("a", ""), (["a"],), ("a", "a_stopped")])
 def test_policies_are_different_names(policies):
     with pytest.raises(ValueError, match="different names, at least one"):
         ContentFilter(policies)
@@ -155,7 +155,20 @@ def test_bad_tables_are_refused():
         thresholds(np.zeros((3, 2)), np.zeros((3, 1)))
     with pytest.raises(ValueError, match="true or false, got 2"):
         thresholds(np.zeros((2, 1)), np.array([[2], [0]]))
-    with pytest.raises(ValueError, match="hold both kinds"):
+    with pytest.raises(ValueError, match="hold both kinds, got 0 forbidden texts of 2"):
         caught("spam", [1.0, 2.0], [False, False], 0.0)
+    with pytest.raises(ValueError, match="scores must be finite, got 1 NaN"):  # not "let through"
+        caught("spam", [np.nan, 2.0], [True, False], 0.0)
+    with pytest.raises(ValueError, match="scores must be finite, got 1 NaN"):
+        thresholds([[1.0], [np.nan]], [[False], [True]])
+    with pytest.raises(ValueError, match=r"outcomes must be 0 or 1, got 0\.5 in row 1"):
+        caught("spam", [1.0, 2.0], [0, 0.5], 0.0)
+    for limit in (float("nan"), promised(0.3), None):
+        with pytest.raises(ValueError, match="threshold must be a finite number, got threshold="):
+            caught("spam", [1.0, 2.0], [0, 1], limit)
+    with pytest.raises(ValueError, match="texts must be a list of texts, got one text 'www"):
+        ruled("www.example.org")
+    with pytest.raises(ValueError, match="texts must hold text, got None in row 1"):
+        ruled(["a", None])
     with pytest.raises(ValueError, match="buckets must be a whole number, at least 2, got 1"):
         ContentFilter(buckets=1)

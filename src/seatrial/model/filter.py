@@ -17,7 +17,7 @@ Docs: https://seatrial.github.io/seatrial/model/filter.html.md"""
 # %% auto #0
 __all__ = ['RULES', 'ruled', 'ContentFilter', 'thresholds', 'Caught', 'caught', 'Moderator']
 
-# %% ../../../nbs/model/06_filter.ipynb #1e149e02
+# %% ../../../nbs/model/06_filter.ipynb #6f184841
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -30,9 +30,10 @@ from numpy.typing import ArrayLike
 from torch import nn
 
 from .calibrated import Curve
-from ..stats.calibration import Calibration
-from ..stats.comparison import NotEnough, rate
+from ..stats.calibration import Calibration, judged
+from ..stats.comparison import NotEnough, number, rate
 from ..stats.conformal import Threshold, threshold_for
+from ..stats.moments import finite
 from ..stats.proportion import wilson
 
 # %% ../../../nbs/model/06_filter.ipynb #12663b9b
@@ -43,14 +44,31 @@ RULES: Mapping[str, re.Pattern] = MappingProxyType(
     }
 )
 
-# %% ../../../nbs/model/06_filter.ipynb #6e279bf3
+# %% ../../../nbs/model/06_filter.ipynb #683f1722
 def ruled(
     texts: Sequence[str],
 ) -> dict[str, np.ndarray]:  # policy -> (n,) bool
     "Labels that a rule gives: does the text hold a link, a phone number?"
+    if isinstance(texts, str):
+        raise ValueError(f"texts must be a list of texts, got one text {texts!r:.60}")
+    for row, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ValueError(f"texts must hold text, got {text!r:.60} in row {row}")
     return {name: np.array([bool(rule.search(t)) for t in texts], bool) for name, rule in RULES.items()}
 
-# %% ../../../nbs/model/06_filter.ipynb #ee17e956
+# %% ../../../nbs/model/06_filter.ipynb #1cf5d367
+def _named(policies) -> None:
+    "Refuse names that could not all be outputs of one graph."
+    names = [] if isinstance(policies, str) or not np.iterable(policies) else list(policies)
+    if not all(isinstance(p, str) and p for p in names) or not names or len({*names, *_stops(names)}) < 2 * len(names):
+        rule = "different names, at least one, none of them another's with _stopped behind it"
+        raise ValueError(f"policies must be {rule}, got {policies!r}")
+
+
+def _stops(names):
+    return [f"{name}_stopped" for name in names]
+
+# %% ../../../nbs/model/06_filter.ipynb #a2123bc2
 class ContentFilter(nn.Module):
     "One logistic regression over hashed n-grams for each policy."
 
@@ -60,8 +78,7 @@ class ContentFilter(nn.Module):
         buckets: int = 2**15,  # rows of the table, at least 2; ids run from 1 to buckets - 1, 0 is padding
     ):
         super().__init__()
-        if isinstance(policies, str) or not policies or len(set(policies)) < len(policies):
-            raise ValueError(f"policies must be different names, at least one, got {policies!r}")
+        _named(policies)
         if type(buckets) is not int or buckets < 2:
             raise ValueError(f"buckets must be a whole number, at least 2, got {buckets!r}")
         self.policies = tuple(policies)
@@ -89,10 +106,10 @@ def thresholds(
     each = rate(alpha, "alpha") / s.shape[1]
     return tuple(threshold_for(s[~y[:, j], j], share, each) for j in range(s.shape[1]))
 
-# %% ../../../nbs/model/06_filter.ipynb #e5d40b56
+# %% ../../../nbs/model/06_filter.ipynb #ff4f7b23
 def _tables(scores, forbidden):
     "Scores and labels of the same texts and policies."
-    s, y = np.asarray(scores, float), np.asarray(forbidden)
+    s, y = finite(scores, "scores").reshape(np.shape(scores)), np.asarray(forbidden)
     if s.ndim != 2 or s.shape != y.shape or not s.shape[1]:
         raise ValueError(
             f"scores and forbidden must be tables (texts, policies) of one shape, got {s.shape} and {y.shape}"
@@ -117,7 +134,7 @@ class Caught:
         mistakes = f"stops {told(*self.false_rate)} of {self.allowed:,} by mistake"
         return f"**{self.policy}**: catches {told(*self.recall)} of {self.forbidden}, {mistakes}"
 
-# %% ../../../nbs/model/06_filter.ipynb #1b83fdab
+# %% ../../../nbs/model/06_filter.ipynb #46394f77
 def caught(
     policy: str,  # its name
     scores: ArrayLike,  # (n,) of one policy, on texts that the threshold has not seen
@@ -126,11 +143,10 @@ def caught(
     alpha: float = 0.05,  # miss rate of each interval, inside (0, 1)
 ) -> Caught:
     "Recall and false-positive rate with Wilson's intervals."
-    stopped, y = np.asarray(scores, float) > threshold, np.asarray(forbidden, bool)
-    if stopped.shape != y.shape or y.ndim != 1 or not 0 < y.sum() < len(y):
-        raise ValueError(
-            f"scores and forbidden must pair up and hold both kinds, got {stopped.shape} and {y.sum()} of {y.shape}"
-        )
+    s, y = judged(scores, forbidden)  # a NaN is not above the threshold, but not let through either
+    stopped, y = s > number(threshold, "threshold"), y == 1
+    if not 0 < y.sum() < len(y):
+        raise ValueError(f"forbidden must hold both kinds, got {y.sum()} forbidden texts of {len(y)}")
     share = lambda hit: (float(hit.mean()), *map(float, wilson(hit.sum(), len(hit), alpha)))  # noqa: E731
     return Caught(policy, share(stopped[y]), share(stopped[~y]), int(y.sum()), int((~y).sum()))
 
