@@ -77,7 +77,7 @@ def test_a_column_without_spread_and_one_never_measured_have_no_say():
     assert np.array_equal(predict(model, same)[0], predict(model, both)[0])
 
 
-@pytest.mark.parametrize("table", [[1.0, 2.0], [[1.0]], [[np.inf], [1.0]]])
+@pytest.mark.parametrize("table", [[1.0, 2.0], [[1.0]], [[np.inf], [1.0]], np.ones((3, 0))])
 def test_a_table_that_is_none_is_refused(table):
     with pytest.raises(ValueError, match="table must be"):
         robust(table)
@@ -137,7 +137,9 @@ def test_the_answer_is_the_mean_of_the_members_and_training_brings_it_near():
     [
         (np.full(40, 3.0), 16, "yields that vary"),
         (np.arange(39.0), 16, "40 yields that vary"),
-        (np.arange(40.0), 0, "members at least 1"),
+        (np.arange(40.0), 0, "members and width must be whole numbers, at least 1, got 0 and 8"),
+        (np.arange(40.0), 2.5, "whole numbers, at least 1, got 2.5 and 8"),
+        (np.zeros(0), 16, "40 yields that vary, got none"),
         (np.full(40, np.nan), 16, "truth"),
     ],
 )
@@ -158,3 +160,23 @@ def test_the_bundle_keeps_the_promise_about_holes(tmp_path):
     assert np.array_equal(answers["yield"], filled["yield"]) and np.array_equal(answers["members"], filled["members"])
     with pytest.raises(ValueError, match="values must be finite"):
         engine.run(sent | {"values": np.full((40, 5), np.nan, np.float32)})
+
+
+def test_one_column_of_targets_too_many_is_not_every_pair_of_runs():
+    table, truth = made()
+    answers = committee(table, truth)(**{n: torch.from_numpy(a) for n, a in holes(table).items()})
+    with pytest.raises(ValueError, match=r"targets must have shape \(rows,\), one yield a run, got \(40, 1\)"):
+        each_alone(answers, torch.ones(40, 1))
+
+
+@pytest.mark.parametrize(("values", "known"), [((4, 5), (4, 1)), ((4, 4), (4, 4)), ((5,), (5,))])
+def test_tensors_that_would_be_stretched_are_named(values, known):
+    with pytest.raises(ValueError, match=r"values and known must have shape \(batch, 5\), got"):
+        committee(*made())(torch.ones(values), torch.ones(known))
+
+
+def test_gradients_are_those_of_finite_differences():
+    model = committee(*made(), members=2, width=3).double()
+    values = 100 + torch.randn(3, 5, generator=torch.Generator().manual_seed(0)).double().requires_grad_()
+    known = torch.tensor([[1, 1, 0, 1, 1]] * 3).double()
+    assert torch.autograd.gradcheck(lambda v: model(v, known), (values,))

@@ -19,8 +19,9 @@ Docs: https://seatrial.github.io/seatrial/model/process.html.md"""
 # %% auto #0
 __all__ = ['robust', 'Committee', 'each_alone', 'rolling_origin']
 
-# %% ../../../nbs/model/11_process.ipynb #909d8e88
+# %% ../../../nbs/model/11_process.ipynb #6d93c154
 from collections.abc import Iterator
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -29,20 +30,20 @@ from torch import nn
 
 from ..stats.moments import finite
 
-# %% ../../../nbs/model/11_process.ipynb #5469afed
+# %% ../../../nbs/model/11_process.ipynb #6b28a0e6
 def robust(
     table: ArrayLike,  # (runs, columns) raw, NaN where nothing was measured
 ) -> tuple[np.ndarray, np.ndarray]:  # the middle of each column, and what to multiply a distance from it by
     "Median and inverse spread of each column, by its middle eight tenths."
     rows = np.array(table, float)
-    if rows.ndim != 2 or len(rows) < 2 or np.isinf(rows).any():
+    if rows.ndim != 2 or len(rows) < 2 or not rows.shape[1] or np.isinf(rows).any():
         raise ValueError(f"table must be (runs, columns) of at least 2 runs, finite or NaN, got shape {rows.shape}")
     rows[:, np.isnan(rows).all(0)] = 0  # never measured: no middle, no spread
     low, middle, high = np.nanquantile(rows, [0.1, 0.5, 0.9], axis=0)
     spread = np.where(high > low, (high - low) / 2.5631, np.nanstd(rows, axis=0))
     return middle, np.divide(1, spread, out=np.zeros_like(spread), where=spread > 1e-9 * np.abs(middle))
 
-# %% ../../../nbs/model/11_process.ipynb #b4497a49
+# %% ../../../nbs/model/11_process.ipynb #5a163edf
 class Committee(nn.Module):
     "The mean of small networks; robust scale and holes are its own business."
 
@@ -56,10 +57,11 @@ class Committee(nn.Module):
     ):
         super().__init__()
         middle, scale = robust(table)
-        if len(y := finite(truth, "truth")) != len(table) or y.min() == y.max() or members < 1:
-            raise ValueError(
-                f"truth must be {len(table)} yields that vary and members at least 1, got {len(y)}, {members}"
-            )
+        if not isinstance(members, Integral) or not isinstance(width, Integral) or min(members, width) < 1:
+            raise ValueError(f"members and width must be whole numbers, at least 1, got {members!r} and {width!r}")
+        if len(y := finite(truth, "truth")) != len(table) or y.min() == y.max():
+            got = f"{len(y)} between {y.min():g} and {y.max():g}" if len(y) else "none"
+            raise ValueError(f"truth must be {len(table)} yields that vary, got {got}")
         facts = {"middle": middle, "scale": scale, "mean": y.mean(), "unit": y.std()}
         for name, value in facts.items():
             self.register_buffer(name, torch.tensor(value, dtype=torch.float32))
@@ -75,6 +77,9 @@ class Committee(nn.Module):
         known: torch.Tensor,  # (batch, columns) 1 where it was measured, 0 where it was not
     ) -> tuple[torch.Tensor, torch.Tensor]:  # the yield (batch,), and what each member said (batch, members)
         "Predict a batch of runs."
+        if any(x.ndim != 2 or x.shape[1] != len(self.middle) for x in (values, known)):
+            rule = f"values and known must have shape (batch, {len(self.middle)})"
+            raise ValueError(f"{rule}, got {tuple(values.shape)} and {tuple(known.shape)}")
         measured = torch.where(known > 0, values, self.middle)
         x = ((measured - self.middle) * self.scale).clamp(-3, 3)
         x = self.dropout(x.expand(len(self.inward), *x.shape))  # (batch, columns) -> (members, batch, columns)
@@ -82,12 +87,14 @@ class Committee(nn.Module):
         each = self.mean + self.unit * said.squeeze(-1).T  # (batch, members)
         return each.mean(-1), each
 
-# %% ../../../nbs/model/11_process.ipynb #1facdd75
+# %% ../../../nbs/model/11_process.ipynb #558c3484
 def each_alone(
     answers: tuple[torch.Tensor, torch.Tensor],  # the mean (rows,), the members (rows, members)
     targets: torch.Tensor,  # (rows,)
 ) -> torch.Tensor:  # a scalar: the sum of the members' mean squared errors
     "The loss by which members train as if alone."
+    if targets.ndim != 1:
+        raise ValueError(f"targets must have shape (rows,), one yield a run, got {tuple(targets.shape)}")
     return (answers[1] - targets.unsqueeze(-1)).square().mean(0).sum()
 
 # %% ../../../nbs/model/11_process.ipynb #89815352
