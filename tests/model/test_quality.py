@@ -259,3 +259,9 @@ def test_scores_are_those_of_scikit_learn(pairs):
 def test_scores_refuse_what_has_no_answer(rated, predicted, said):
     with pytest.raises(ValueError, match=said):
         scores(rated, predicted)
+
+
+@pytest.mark.parametrize("n", [3, 7, 10])
+def test_a_constant_rating_is_constant_whatever_its_mean_rounds_to(n):
+    with pytest.raises(ValueError, match=r"rated must vary for R² to mean anything, got 0.1 in all"):
+        scores(np.full(n, 0.1), np.zeros(n))

@@ -193,7 +193,7 @@ class Scores:
         row = f"| {self.n:,} | {self.mae:.3f} | {self.r2:.3f} | {self.bias:+.3f} |"
         return f"| n | MAE | R² | bias |\n|--|--|--|--|\n{row}"
 
-# %% ../../../nbs/model/01_quality.ipynb #cbd85ff2
+# %% ../../../nbs/model/01_quality.ipynb #2763b237
 def scores(
     rated: np.ndarray,  # (n,) what people said, n >= 2
     predicted: np.ndarray,  # (n,) what the model said
@@ -205,7 +205,7 @@ def scores(
     if not (np.isfinite(y).all() and np.isfinite(p).all()):
         raise ValueError(f"rated and predicted must be finite, got {(~np.isfinite([y, p])).sum()} that are not")
     spread = ((y - y.mean()) ** 2).sum()
-    if spread == 0:
+    if y.min() == y.max():
         raise ValueError(f"rated must vary for R² to mean anything, got {y[0]} in all {len(y)} rows")
     miss = p - y
     return Scores(len(y), float(np.abs(miss).mean()), float(1 - (miss**2).sum() / spread), float(miss.mean()))
