@@ -142,6 +142,22 @@ def test_a_variant_that_answers_wrongly_is_refused_however_small_it_is(net, tmp_
     assert result.row("fp32").verdict == "kept"
 
 
+def test_who_is_wrong_does_not_run(net, tmp_path, monkeypatch):
+    made = []
+
+    def wrong(bundle, folder, rows):
+        made.append(bundle_of(torch.nn.Sequential(torch.nn.Linear(16, 1), torch.nn.Flatten(0)), X[:2], folder))
+        return made[-1]
+
+    monkeypatch.setattr(room, "VARIANTS", dict(room.VARIANTS) | {"wrong": (wrong,)})
+    y = load(net).run({"input": X})["prediction"] + RNG.normal(0, 0.01, len(X))
+    result = fit(
+        net, {"input": X}, y, tmp_path / "kept", variants=["wrong"], threads=[1, 2], batches=(1,), seconds=0.05
+    )
+    assert [r.variant for r in result.rows] == ["fp32", "fp32, 2 threads", "wrong"]
+    assert made and not result.row("wrong").latency_ms and result.row("wrong").loss_difference.lower > 0
+
+
 def test_the_fastest_of_those_that_pass_is_kept():
     rows = [
         room.Row("fp32", "reference", "r"),
@@ -215,10 +231,10 @@ def test_nobody_on_the_front_is_beaten_and_everybody_else_is(points):
 
 def test_a_smaller_variant_needs_not_be_faster_but_never_slower():
     times = {1: {"fp32": np.full(20, 2.0), "v": np.full(20, 2.0)}}
-    lost = {"fp32": np.ones(50), "v": np.ones(50)}
+    lost = (np.ones(50), None)
     bundle = type("B", (), {"size_mb": 1.0})
     engine = type("E", (), {"bundle": bundle, "threads": 1})
-    judge = lambda mb, times=times: room._judge("v", engine, times, lost, {"fp32": 100.0, "v": mb}, 0.02, 0.05)  # noqa: E731
+    judge = lambda mb, times=times: room._judge("v", engine, times, lost, {"fp32": 100.0, "v": mb}, 0.05)  # noqa: E731
     assert judge(50.0).verdict == "passed" and judge(99.0).verdict == "refused"
     slow = {1: {"fp32": np.full(20, 2.0) + np.arange(20) / 1e4, "v": np.full(20, 4.0)}}
     assert judge(50.0, slow).reason.startswith("slower")
@@ -262,7 +278,15 @@ def test_whoever_waits_is_told_and_the_budget_is_reported(net, tmp_path):
         seconds=0.05,
         progress=lambda share, what: told.append((share, what)),
     )
-    assert [w for _, w in told] == ["make int8", "make static", "ask fp32", "ask int8", "race"]
+    assert [w for _, w in told] == [
+        "make int8",
+        "make static",
+        "ask fp32",
+        "ask int8",
+        "weigh fp32",
+        "weigh int8",
+        "race",
+    ]
     assert all(0 <= s <= 1 for s, _ in told) and found.rule["spent_s"] > 0
     assert "calibration rows" in found.row("static").reason
 

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from seatrial.base.settings import CannotDo
+from seatrial.engine import static as room
 from seatrial.engine.export import bundle_of
-from seatrial.engine.quantize import graph_of, products
+from seatrial.engine.quantize import graph_of, products, rebuilt
 from seatrial.engine.runtime import load
 from seatrial.engine.static import CALIBRATIONS, best_static, moved, static
 
@@ -82,3 +83,54 @@ def test_rows_that_teach_nothing_are_refused(net, tmp_path, inputs, says):
 def test_one_row_cannot_both_teach_and_choose(net, tmp_path):
     with pytest.raises(ValueError, match="two rows or more"):
         best_static(net, tmp_path / "b", {"input": X[:1]})
+
+
+class Giants(torch.nn.Module):
+    "Two layers that share their weights, between which one channel is a giant."
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.line, self.out = torch.nn.Linear(16, 16, bias=False), torch.nn.Linear(16, 2)
+        with torch.no_grad():  # the giant says no more than the others
+            self.line.weight[:, 0] /= 60
+            self.out.weight[:, 0] /= 60
+        self.register_buffer("size", torch.cat([torch.tensor([60.0]), torch.ones(15)]))
+
+    def forward(self, x):
+        h = torch.relu(self.line(x)) * self.size
+        return self.out(h) + self.line(h)[:, :2]
+
+
+@pytest.fixture(scope="module")
+def giants(tmp_path_factory):
+    return bundle_of(Giants(), X[:2], tmp_path_factory.mktemp("giants") / "b")
+
+
+def test_moving_giants_into_the_weights_changes_no_answer(giants, tmp_path):
+    model = graph_of(giants)
+    moved_away = room._smoothed(model, [{"x": X}], set(products(model)))
+    assert any(n.name.startswith("smooth/") for n in moved_away.graph.node)
+    a, b = (load(g).run({"x": X})["prediction"] for g in (giants, rebuilt(giants, moved_away, tmp_path / "b")))
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_giants_cost_less_when_they_are_moved(giants, tmp_path):
+    off = {
+        smooth: moved(giants, static(giants, tmp_path / f"{smooth}", {"x": X[:64]}, smooth=smooth), {"x": X})
+        for smooth in (True, False)
+    }
+    assert off[True] < 0.9 * off[False]
+
+
+@given(hnp.arrays(np.float32, st.integers(1, 40), elements=st.floats(0, 1e4, width=32)))
+def test_no_channel_is_ever_made_larger(reach):
+    s = room._divisors(reach)
+    assert s is None or (s.min() >= 1 and (reach / s).max() <= 4.01 * np.median(reach))
+
+
+def test_raw_features_of_unlike_sizes_are_divided_too(net, tmp_path):
+    wide = X.copy()
+    wide[:, 3] *= 1000
+    assert static(net, tmp_path / "a", {"input": wide}).card["quantized"]["smoothed"] == 1
+    assert static(net, tmp_path / "b", {"input": X}).card["quantized"]["smoothed"] == 0

@@ -6,7 +6,13 @@ $$q = \text{clip}\!\left(\text{round}(x / a) + z,\ 0,\ 255\right), \quad a = \fr
 
 What lies outside is clipped. Three ways to choose the range: `minmax` takes all that was seen; `percentile` leaves out the outermost 0.01 % on either side, so that one giant does not take the steps from everybody; `entropy` takes the clipping threshold $t$ for which the histogram of $|x|$, squeezed into 128 steps and spread out again, is closest to the one that was seen (least Kullback-Leibler divergence; S. Migacz, *8-bit inference with TensorRT*, GTC 2017).
 
-Which is best cannot be said in advance, and the calibration rows must not be asked: a range that fits them too well is what is to be found out. So the three are compared on other rows.
+One scale for a whole tensor suffers where a few channels are giants, as in most transformers: they make the step large for all. So a giant is divided before it is rounded, and the weights that it meets are multiplied, which leaves the product what it was (*smoothing*; Xiao et al. 2022, arXiv:2211.10438, eq. 3):
+
+$$x W = (x\, \text{diag}(s)^{-1})\, (\text{diag}(s)\, W), \qquad s_j = \max\!\left(1,\ \frac{t_j}{c \cdot \text{median}_k\, t_k}\right)$$
+
+with $t_j$ the largest $|x_j|$ that calibration saw in channel $j$, and $c = 4$: no channel may reach farther than four times as far as the middle one. The paper's $s_j$ looks at the weights too; this one can only ever make a channel smaller, so that one that was silent in calibration is not blown up when it speaks.
+
+Which range is best cannot be said in advance, and the calibration rows must not be asked: a range that fits them too well is what is to be found out. So the three are compared on other rows.
 
 Assumption: the calibration rows are like those to come. When the traffic moves, dynamic scales follow and static ones do not.
 
@@ -78,6 +84,47 @@ def ranges_of(
         low, high = CALIBRATIONS[method](np.concatenate(parts))
         found[name] = (min(0.0, float(low)), max(0.0, float(high)))
     return found
+
+# %% ../../../nbs/engine/20_static.ipynb #3ffaa2b9
+def _reach(model: Any, tensors: Sequence[Mapping[str, np.ndarray]], names: set[str]) -> dict[str, np.ndarray]:
+    "Largest absolute value in each channel of each tensor."
+    reach: dict[str, np.ndarray] = {}
+    for batch in tensors:
+        seen = observed(model, batch, names) | {k: v for k, v in batch.items() if k in names}
+        for name, value in seen.items():
+            most = np.abs(value).reshape(-1, value.shape[-1]).max(0)
+            reach[name] = np.maximum(reach.get(name, 0), most)
+    return reach
+
+
+def _divisors(reach: np.ndarray, most: float = 4.0) -> np.ndarray | None:
+    "What each channel is divided by; None where there is no giant, or no middle to compare it with."
+    middle = float(np.median(reach))
+    if not 0 < most * middle < reach.max() < np.inf:
+        return None
+    return np.maximum(1, reach / (most * middle)).astype(np.float32)
+
+# %% ../../../nbs/engine/20_static.ipynb #ba8b7199
+def _smoothed(model: Any, tensors: Sequence[Mapping[str, np.ndarray]], names: set[str]) -> Any:
+    "The graph with the giants of some products moved from what they take into their weights."
+    from onnx import helper, numpy_helper
+
+    weights, nodes, shared = {t.name: t for t in model.graph.initializer}, [], {}
+    reach = _reach(model, tensors, {n.input[0] for n in model.graph.node if n.name in names})
+    for node in model.graph.node:
+        x, flags = node.input[0] if node.input else "", {a.name for a in node.attribute if a.i}
+        s = _divisors(reach[x]) if node.name in names and x in reach and "transA" not in flags else None
+        if s is not None:
+            if x not in shared:
+                shared[x] = f"smooth/{x}"
+                model.graph.initializer.append(numpy_helper.from_array(1 / s, f"smooth/by/{x}"))
+                nodes.append(helper.make_node("Mul", [x, f"smooth/by/{x}"], [shared[x]], name=shared[x]))
+            w = numpy_helper.to_array(weights[node.input[1]])
+            larger = numpy_helper.from_array(w * (s if "transB" in flags else s[:, None]), f"smooth/{node.name}")
+            model.graph.initializer.append(larger)
+            node.input[0], node.input[1] = shared[x], larger.name
+        nodes.append(node)
+    return swept(model, nodes)
 
 # %% ../../../nbs/engine/20_static.ipynb #32eda5f1
 def _rounded(name: str, low: float, high: float) -> tuple[list[Any], list[Any]]:
@@ -167,7 +214,7 @@ def _prepared(bundle: Bundle, inputs: Mapping[str, Any], rows: int = 32) -> list
         raise ValueError(f"inputs must be finite to calibrate with, got NaN or infinite values in {odd[0]}")
     return [{k: v[i : i + rows] for k, v in made.items()} for i in range(0, n, rows)]
 
-# %% ../../../nbs/engine/20_static.ipynb #a0535236
+# %% ../../../nbs/engine/20_static.ipynb #0b27d105
 def static(
     bundle: Bundle,  # an ONNX bundle in full precision
     folder: Path | str,  # a new or empty folder
@@ -175,6 +222,7 @@ def static(
     method: str = "minmax",  # a name in CALIBRATIONS
     exclude: Sequence[str] = (),  # names of nodes that stay in full precision
     wide: bool | None = None,  # full bytes or 7 bits; None: as this processor needs
+    smooth: bool = True,  # divide channels that are giants, and multiply their weights
 ) -> Bundle:  # same signature and preparation; its card says how
     "The same model with int8 weights, and activations rounded by ranges that were learnt."
     model, wide = graph_of(bundle), sums_are_wide() if wide is None else wide
@@ -184,10 +232,12 @@ def static(
             f"{bundle.folder / bundle.graph} has no matrix product that int8 could replace; serve it as it is"
         )
     tensors = _prepared(bundle, inputs)
+    model = _smoothed(model, tensors, names) if smooth else model
     wanted = sorted({n.input[0] for n in model.graph.node if n.name in names})
     ranges = ranges_of(model, tensors, method, wanted)
     note = {"method": f"static int8, {method}", "bits": 8 if wide else 7, "excluded": list(exclude)}
     note |= {"calibration_rows": sum(len(next(iter(t.values()))) for t in tensors)}
+    note |= {"smoothed": sum(n.name.startswith("smooth/") for n in model.graph.node)}
     return rebuilt(bundle, _written(model, ranges, names, 127 if wide else 63), folder, quantized=note)
 
 # %% ../../../nbs/engine/20_static.ipynb #ac8b371d
