@@ -221,7 +221,7 @@ class EngineSettings:
     loss_margin_share: float = field(**key("0.02", SHARE, LOSS_MARGIN))
     alpha: float = field(**key("0.05", ALPHA, "How often that test may be wrong."))
 
-# %% ../../../nbs/base/01_settings.ipynb #8877fc2f
+# %% ../../../nbs/base/01_settings.ipynb #529d2bdf
 PREFERRED = "Batch sizes to which rows are padded, for engines that were built for a few sizes. Empty: no padding."
 MEMORY = "What all loaded versions of one worker may occupy; the least recently used ones leave, a champion never."
 PRICE = "What the machine costs an hour, for the metric of cost per 1,000 predictions. 0: not told."
@@ -245,13 +245,16 @@ class ServeSettings:
     queue_max_rows: int = field(
         **key("2048", whole(1, 10_000_000), "Most rows that wait; beyond them requests are refused.")
     )
+    queue_max_mb: float = field(
+        **key("256", real(0, open_low=True), "Most input that waits, of all requests together.")
+    )
     timeout_s: float = field(**key("10", SECONDS, "Longest wait for an answer."))
     body_max_mb: float = field(**key("16", real(0, 2048, open_low=True), "Largest request body, also once unpacked."))
     poll_interval_s: float = field(**key("0.25", SECONDS, "How often servers look for new decisions and aliases."))
     controller: bool = field(**key("true", SWITCH, "Start the controller of trials beside the server."))
     price_per_hour: float = field(**key("0", real(0), PRICE))
 
-# %% ../../../nbs/base/01_settings.ipynb #20316c1d
+# %% ../../../nbs/base/01_settings.ipynb #bb47ad30
 KEYS = (
     "File with the hashed keys (`seatrial key` writes it). Empty: artifacts/keys.json; without a key in it anybody may "
 )
@@ -281,7 +284,7 @@ class GuardSettings:
         **key("email, phone, card, iban, ip", several_of("email", "phone", "card", "iban", "ip"), "Hidden in all logs.")
     )
 
-# %% ../../../nbs/base/01_settings.ipynb #e4d18b2b
+# %% ../../../nbs/base/01_settings.ipynb #1d4f907a
 DECIMALS = "Decimals to which numbers are rounded before they are compared. -1: compared exactly."
 TRACE = "Where OpenTelemetry spans go: an OTLP/HTTP address (http://collector:4318), or a file's path. Empty: nowhere."
 
@@ -300,7 +303,9 @@ class TraceSettings:
     "Spans of requests."
 
     url: str = field(**key("", TEXT, TRACE))
-    share: float = field(**key("1", SHARE, "Share of the requests that are followed, where the client does not say."))
+    share: float = field(
+        **key("0.01", SHARE, "Share of the requests that are followed, where the client does not say.")
+    )
 
 # %% ../../../nbs/base/01_settings.ipynb #d29e7e07
 STAGES = "Shares of the units that a canary gives to the challenger, stage by stage."
