@@ -1,6 +1,6 @@
 """How does HTTP come in, and how does everything leave as one response?
 
-**Method.** FastAPI costs a request more than a small model does, so the paths that matter are answered in plain ASGI before FastAPI sees them; every other path goes on to LitServe's own app.
+**Method.** FastAPI costs a request more than a small model does, so the paths that matter are answered in plain ASGI before FastAPI sees them; every other path goes on to LitServe's own app. Most infer requests do not even come this far: the [wire](28_wire.ipynb) hands them to the passage itself. Those that come in pieces, or in a way that the wire does not know, are answered here, and get the same answer.
 
 | path | asked with | answered by |
 |---|---|---|
@@ -21,7 +21,7 @@ Docs: https://seatrial.github.io/seatrial/serve/front.html.md"""
 __all__ = ['ANSWERS', 'METHODS', 'JSON', 'PROMETHEUS', 'content', 'respond', 'allowed', 'checked', 'dispatched', 'infer',
            'exchange', 'Front', 'staffed']
 
-# %% ../../../nbs/serve/08_front.ipynb #2b9ae4bb
+# %% ../../../nbs/serve/08_front.ipynb #512fe639
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -38,6 +38,7 @@ from .office import Office, described, health, model_ready, opened, prepare, rec
 from .passage import came_back, lost, predicted
 from .protocol import Address, Refused, address
 from .routing import watch
+from .wire import Desk
 
 # %% ../../../nbs/serve/08_front.ipynb #cbe8d5e1
 async def content(
@@ -171,7 +172,7 @@ async def exchange(
     again = [(b"retry-after", b"%d" % problem.retry_after_s)] if problem.retry_after_s else []
     await respond(send, problem.status, problem.body(), headers=again)
 
-# %% ../../../nbs/serve/08_front.ipynb #861920b9
+# %% ../../../nbs/serve/08_front.ipynb #10ee588f
 class Front:
     "ASGI middleware: our paths are answered here, all others by the app behind it."
 
@@ -181,8 +182,10 @@ class Front:
         settings: Settings,
         path: str,  # of the lane's socket
         only: str | None = None,  # serve this model alone
+        desk: Desk | None = None,  # of the wires that take infer requests the short way
     ):
         self.app, self.settings, self.path, self.only, self.office = app, settings, path, only, None
+        self.desk = desk or Desk()
 
     async def __call__(self, scope, receive, send):
         if scope["type"] == "lifespan":
@@ -193,13 +196,13 @@ class Front:
             return await self.app(scope, receive, send)
         await exchange(self.office, scope, receive, send, address(path))
 
-# %% ../../../nbs/serve/08_front.ipynb #77e12481
+# %% ../../../nbs/serve/08_front.ipynb #02fc636f
 @asynccontextmanager
 async def staffed(
     front: Front,  # that the server belongs to
 ) -> AsyncIterator[Office]:  # open until the block ends
     "Open the office, keep its router fresh and its lane connected, and close it again."
-    office = front.office = opened(front.settings, front.path, came_back, lost, front.only)
+    office = front.office = front.desk.office = opened(front.settings, front.path, came_back, lost, front.only)
     loop, stop = asyncio.get_running_loop(), threading.Event()
     changed = partial(loop.call_soon_threadsafe, prepare, office)
     looking = (office.router, front.settings.serve.poll_interval_s, stop, changed)
@@ -209,6 +212,7 @@ async def staffed(
     try:
         yield office
     finally:
+        front.desk.office = None
         keeper.cancel()
         stop.set()
         watcher.join()

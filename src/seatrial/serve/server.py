@@ -23,7 +23,7 @@ __all__ = ['CONTROLLER', 'unheard', 'checked_port', 'checked_models', 'private_f
            'bound', 'accompany', 'end', 'Chores', 'Fleet', 'begin', 'guard', 'leashed', 'run', 'interrupted', 'insist',
            'clear', 'main', 'ordered', 'Running', 'is_ready', 'launch', 'announced', 'serve']
 
-# %% ../../../nbs/serve/09_server.ipynb #d1a3f3f2
+# %% ../../../nbs/serve/09_server.ipynb #3ee676a4
 import ctypes
 import errno
 import json
@@ -54,6 +54,7 @@ from ..base.journal import Journal, tend
 from ..base.settings import CannotDo, Settings, load
 from ..registry.manifest import Shelf
 from .front import Front
+from .wire import Desk, Wire
 from .worker import Worker
 
 # %% ../../../nbs/serve/09_server.ipynb #2f2b7157
@@ -263,7 +264,7 @@ def leashed(
     if not stop.is_set():
         os.kill(os.getpid(), signal.SIGTERM)
 
-# %% ../../../nbs/serve/09_server.ipynb #48bbf38e
+# %% ../../../nbs/serve/09_server.ipynb #4142e5c2
 def run(
     settings: Settings,  # of the server
     host: str,  # address to listen on
@@ -281,10 +282,11 @@ def run(
     path, limits = str(folder / "lane.sock"), settings.serve
     worker = Worker(path, str(settings.paths.artifacts), settings.engine.threads, limits.batch_max_rows)
     fleet = Fleet(worker, chores)
-    fleet.app.add_middleware(Front, settings=settings, path=path, only=only)
+    desk = Desk()
+    fleet.app.add_middleware(Front, settings=settings, path=path, only=only, desk=desk)
     quiet = {"log_level": "warning", "access_log": False, "server_header": False, "generate_client_file": False}
     try:
-        fleet.run(host=host, port=port, num_api_servers=1, timeout_keep_alive=75, **quiet)
+        fleet.run(host=host, port=port, num_api_servers=1, timeout_keep_alive=75, http=partial(Wire, desk), **quiet)
     except KeyboardInterrupt:
         pass
     except SystemExit:  # how uvicorn says that the port was taken in the meantime
