@@ -135,6 +135,38 @@ def test_a_new_network_says_that_nothing_changes():
     assert not asked(Trend(), some(4))[1].any()
 
 
+def test_a_table_is_scaled_by_what_is_real_or_not_at_all():
+    good, mask = np.full((7, 10), 0.1), np.ones((7, 10), bool)
+    assert (scaled(Trend(), good, mask).signals.spread == 1).all()  # a constant, but for rounding
+    assert scaled(Trend(), np.where(good > 0, np.nan, good), ~mask).signals.centre.isfinite().all()
+    for signals, real, said in (
+        (np.full((7, 10), np.nan), mask, "signals that the mask calls real must be finite, got 70 NaN"),
+        (good[:, :9], mask[:, :9], r"must have shape \(rows, 10\), the mask bool, got \(7, 9\)"),
+        (good, mask[:1], r"got \(7, 10\) and bool \(1, 10\)"),
+        (good, mask.astype(float), r"got \(7, 10\) and float64 \(7, 10\)"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            scaled(Trend(), signals, real)
+
+
+@pytest.mark.parametrize(
+    ("name", "made", "said"),
+    [
+        ("content_mask", torch.ones(3, 2), r"content_mask must be bool of shape \(3, 2\), got torch.float32"),
+        ("series_mask", torch.ones(3, 16, 1).bool(), r"series_mask must be bool of shape \(3, 16, 7\), got"),
+        ("signals_mask", torch.ones(1, 10).bool(), r"signals_mask must be bool of shape \(3, 10\), got"),
+        ("signals", torch.ones(3, 9), r"signals must be .* the last axis 10, got \(3, 9\)"),
+        ("now", torch.ones(3, 1), "now one a row, got"),
+        ("now", torch.ones(1), "equally many rows"),
+        ("ago", torch.ones(3, 1), "ago one entry a token"),
+    ],
+)
+def test_tensors_that_would_be_stretched_are_named(name, made, said):
+    inputs = {n: torch.as_tensor(a) for n, a in some(3).items()} | {name: made}
+    with pytest.raises(ValueError, match=said):
+        Trend(layers=1)(**inputs)
+
+
 def test_a_closed_modality_is_not_listened_to():
     torch.manual_seed(0)
     model, x = closed(Trend(), "content"), some(4)
@@ -241,6 +273,11 @@ def test_the_inputs_are_those_of_the_network():
         (lambda: absent("date", 1, (1,)), "name must be content, series or signals, got 'date'"),
         (lambda: closed(Trend(), "audio"), "name must be content, series or signals, got 'audio'"),
         (lambda: exceeds([0.0], -1), "x must be above -1, got -1"),
+        (lambda: exceeds([0.0, np.nan]), "log_ratio must be finite, got 1 NaN"),
+        (lambda: exceeds([0.0, -np.inf]), "log_ratio must be finite, got 0 NaN and 1 infinite"),
+        (lambda: windows(["a"] * 9, 0), r"NaN where nobody counted, got <U1 \(9,\)"),
+        (lambda: windows([1.0] * 7 + [-2], 0), r"got float64 \(8,\), -2 among them"),
+        (lambda: absent("content", 1, (3,)), r"shape of content must be that of one row, .*, got \(3,\)"),
         (lambda: Trend(hide=1), r"hide must be inside \[0, 1\), got hide=1"),
         (lambda: Trend(width=30), "multiple of heads, got width=30"),
     ],

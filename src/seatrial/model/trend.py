@@ -20,7 +20,7 @@ Docs: https://seatrial.github.io/seatrial/model/trend.html.md"""
 __all__ = ['AGO', 'LEAST', 'YEAR', 'DATE', 'AGE', 'MODALITIES', 'INPUTS', 'windows', 'absent', 'Trend', 'exceeds', 'both',
            'scaled', 'closed', 'Forecast']
 
-# %% ../../../nbs/model/09_trend.ipynb #fc066f52
+# %% ../../../nbs/model/09_trend.ipynb #e338ba00
 import numpy as np
 import torch
 from torch import nn
@@ -29,6 +29,7 @@ from torch.nn import functional
 from .calibrated import Curve
 from .fusion import Fusion, Reader, kept, phases
 from ..stats.calibration import Calibration
+from ..stats.moments import finite
 
 # %% ../../../nbs/model/09_trend.ipynb #896c3407
 AGO = (*range(55, 47, -1), *range(7, -1, -1))  # weeks before today at which the tokens end, the oldest first
@@ -40,15 +41,15 @@ def _mean(days):
     seen = np.isfinite(days)
     return np.where(seen.sum(1) >= LEAST, np.where(seen, days, 0).sum(1) / np.maximum(1, seen.sum(1)), np.nan)
 
-# %% ../../../nbs/model/09_trend.ipynb #e8a1450a
+# %% ../../../nbs/model/09_trend.ipynb #21f29209
 def windows(
     counts: np.ndarray,  # (days,) one a day, 0 or more; NaN where nobody counted
     first_day: int,  # days from 1970-01-01 to the first of them
-) -> tuple[dict[str, np.ndarray], np.ndarray]:  # inputs of `Trend`, a row an evening; (rows,) log ratio, NaN: unknown
+) -> tuple[
+    dict[str, np.ndarray], np.ndarray
+]:  # inputs of `Trend`, a row an evening; (rows,) log ratio, NaN: unknown, -inf: nothing came
     "Each evening's view of a daily series, and what the next week brought."
-    counts = np.asarray(counts, float)
-    if counts.ndim != 1 or len(counts) < 7 or np.isinf(counts).any() or (counts < 0).any():
-        raise ValueError("counts must be a row of 7 days or more, each 0 or more, or NaN where nobody counted")
+    counts = _counts(counts)
     past, ahead = 7 * (max(AGO) + 1), np.full(7, np.nan)
     padded = np.concatenate([np.full(past, np.nan), counts, ahead])
     today = np.arange(6, len(counts)) + past  # (rows,) where today lies in padded
@@ -62,7 +63,18 @@ def windows(
         ratio = np.log(following[rows]) - np.log(last[rows])
     return inputs | {"now": (first_day + today[rows] - past).astype(np.float32)}, ratio
 
-# %% ../../../nbs/model/09_trend.ipynb #acb3e9f1
+# %% ../../../nbs/model/09_trend.ipynb #06b9a22d
+def _counts(counts):
+    "A daily series, or one sentence about what is wrong with it."
+    counts = np.asarray(counts)
+    made = counts.astype(float) if counts.dtype.kind in "iubf" else np.full(np.shape(counts), np.inf)
+    if counts.ndim != 1 or len(counts) < 7 or np.isinf(made).any() or (made < 0).any():
+        rule = "counts must be a row of 7 days or more, each 0 or more, or NaN where nobody counted"
+        odd = made[np.isinf(made) | (made < 0)]
+        raise ValueError(f"{rule}, got {counts.dtype} {counts.shape}{f', {odd[0]:g} among them' if len(odd) else ''}")
+    return made
+
+# %% ../../../nbs/model/09_trend.ipynb #cafd5e6d
 def absent(
     name: str,  # content, series or signals
     rows: int,  # how many
@@ -71,6 +83,8 @@ def absent(
     "A modality of which nothing is known."
     if name not in ("content", "series", "signals"):
         raise ValueError(f"name must be content, series or signals, got {name!r}")
+    if len(shape) != 2 - (name == "signals"):
+        raise ValueError(f"shape of {name} must be that of one row, {INPUTS[name]}, got {shape}")
     mask = np.zeros((rows, *(shape[:1] if name == "content" else shape)), bool)
     return {name: np.zeros((rows, *shape), np.float32), f"{name}_mask": mask}
 
@@ -138,6 +152,25 @@ INPUTS = {  # of `Trend.forward`: tensor -> axes; masks are bool and true where 
     "signals_mask": "batch, columns",
 }
 
+# %% ../../../nbs/model/09_trend.ipynb #1bc560b3
+def _fitting(model, sent) -> None:
+    "Refuse masks and tensors of another shape, by name."
+    last = {"content": model.content.line.in_features, "series": model.series.values.in_features // 2}
+    last["signals"] = len(model.signals.centre)
+    for name, size in last.items():
+        x, mask = sent[name], sent[f"{name}_mask"]
+        axes = 2 if name == "signals" else 3
+        if x.ndim != axes or x.shape[-1] != size:
+            raise ValueError(f"{name} must be ({INPUTS[name]}), the last axis {size}, got {tuple(x.shape)}")
+        wanted = x.shape[:2] if name == "content" else x.shape
+        if mask.dtype != torch.bool or mask.shape != wanted:
+            got = f"{mask.dtype} {tuple(mask.shape)}"
+            raise ValueError(f"{name}_mask must be bool of shape {tuple(wanted)}, got {got}")
+    rows = {name: len(x) for name, x in sent.items()}
+    if len(set(rows.values())) > 1 or sent["ago"].shape != sent["series"].shape[:2] or sent["now"].ndim != 1:
+        shapes = {name: tuple(sent[name].shape) for name in ("content", "series", "signals", "ago", "now")}
+        raise ValueError(f"inputs must have equally many rows, ago one entry a token and now one a row, got {shapes}")
+
 # %% ../../../nbs/model/09_trend.ipynb #cfaccd94
 def _present(model, masks):
     "Which modalities are there, (batch, 4); while learning, some are hidden by chance, but never the date."
@@ -146,7 +179,7 @@ def _present(model, masks):
         there = there & (torch.rand(there.shape, device=there.device) >= model.hide)
     return torch.cat([torch.ones_like(there[:, :1]), there], 1)
 
-# %% ../../../nbs/model/09_trend.ipynb #a067655f
+# %% ../../../nbs/model/09_trend.ipynb #4807720d
 class Trend(nn.Module):
     "Whether, and by how much, the next week exceeds the last, from what is there of three modalities."
 
@@ -173,6 +206,9 @@ class Trend(nn.Module):
 
     def forward(self, content, content_mask, series, series_mask, ago, now, signals, signals_mask):
         "Logit (batch,), log ratio (batch,) and weights (batch, 4) of inputs as in `INPUTS`."
+        if not torch.compiler.is_compiling():
+            sent = (content, content_mask, series, series_mask, ago, now, signals, signals_mask)
+            _fitting(self, dict(zip(INPUTS, sent, strict=True)))
         date = phases(now, DATE)  # (batch,) -> (batch, 2 × periods)
         vectors = [self.date(date), self.content(content, content_mask, date)]
         vectors += [self.series(series, series_mask, ago, now, date), self.signals(signals, signals_mask)]
@@ -180,7 +216,7 @@ class Trend(nn.Module):
         body = self.body(mixed)  # (batch, width)
         return self.yes(body).squeeze(-1), self.amount(body).squeeze(-1), weights
 
-# %% ../../../nbs/model/09_trend.ipynb #d8eae5cb
+# %% ../../../nbs/model/09_trend.ipynb #5cea7698
 def exceeds(
     log_ratio: np.ndarray,  # (rows,) of the next week to the last
     x: float = 0.1,  # share by which a week has to exceed the last, above -1
@@ -188,7 +224,7 @@ def exceeds(
     "What a `Trend` learns from."
     if not x > -1:
         raise ValueError(f"x must be above -1, got {x}")
-    r = np.asarray(log_ratio, float)
+    r = finite(log_ratio, "log_ratio")  # an unknown week is no "does not exceed"
     return np.stack([r > np.log1p(x), r], 1).astype(np.float32)
 
 # %% ../../../nbs/model/09_trend.ipynb #68b6a9e1
@@ -201,18 +237,25 @@ def both(
     yes = functional.binary_cross_entropy_with_logits(answers[0], targets[:, 0])
     return yes + amount * functional.l1_loss(answers[1], targets[:, 1])
 
-# %% ../../../nbs/model/09_trend.ipynb #1ba3c26a
+# %% ../../../nbs/model/09_trend.ipynb #570cf293
 def scaled(
     model: Trend,  # changed in place
     signals: np.ndarray,  # (rows, columns) of the training rows
     mask: np.ndarray,  # (rows, columns) bool
 ) -> Trend:  # the same model
     "Let the network bring the table's columns to mean 0 and spread 1 by itself, so that clients send plain units."
-    n = np.maximum(1, mask.sum(0))
-    centre = np.where(mask, signals, 0).sum(0) / n
-    spread = np.sqrt((np.where(mask, signals - centre, 0) ** 2).sum(0) / n)
+    values, mask = np.asarray(signals), np.asarray(mask)
+    columns = len(model.signals.centre)
+    if values.shape != mask.shape or values.shape[1:] != (columns,) or mask.dtype != bool:
+        got = f"{values.shape} and {mask.dtype} {mask.shape}"
+        raise ValueError(f"signals and mask must have shape (rows, {columns}), the mask bool, got {got}")
+    finite(values[mask], "signals that the mask calls real")
+    values, n = np.where(mask, values, 0).astype(float), np.maximum(1, mask.sum(0))
+    centre = values.sum(0) / n
+    spread = np.sqrt((np.where(mask, values - centre, 0) ** 2).sum(0) / n)
+    spread[spread <= 1e-12 * np.abs(centre)] = 1  # a constant, but for rounding
     model.signals.centre.copy_(torch.from_numpy(centre))
-    model.signals.spread.copy_(torch.from_numpy(np.where(spread > 0, spread, 1)))
+    model.signals.spread.copy_(torch.from_numpy(spread))
     return model
 
 # %% ../../../nbs/model/09_trend.ipynb #f2bad046
