@@ -1,0 +1,88 @@
+import json
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import get_current_span
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from seatrial.base.settings import CannotDo
+from seatrial.serve.trace import Tracer, batch, exporter, followed, parent, request
+
+HEX = st.text("0123456789abcdefABCDEFg", max_size=34)
+
+
+def theirs(header):
+    found = get_current_span(TraceContextTextMapPropagator().extract({"traceparent": header})).get_span_context()
+    return (found.trace_id, found.span_id, bool(found.trace_flags & 1)) if found.is_valid else None
+
+
+@given(st.integers(0, 2**128 - 1), st.integers(0, 2**64 - 1), st.integers(0, 255))
+def test_a_header_is_read_as_opentelemetry_reads_it(trace, span, flags):
+    header = f"00-{trace:032x}-{span:016x}-{flags:02x}"
+    assert parent(header.encode()) == theirs(header)
+
+
+@given(st.text(max_size=60) | st.lists(HEX, min_size=3, max_size=5).map("-".join))
+def test_a_broken_header_says_nothing_and_raises_nothing(header):
+    assert parent(header.encode()) in (None, theirs(header))
+
+
+@given(st.floats(0, 1))
+def test_the_clients_flag_wins_over_the_share(share):
+    header = f"00-{7:032x}-{9:016x}-0"
+    assert followed((header + "0").encode(), share) is None
+    follow = followed((header + "1").encode(), share)
+    assert (follow.trace, follow.parent) == (7, 9) and follow.span not in (0, 9)
+
+
+def test_nobody_is_followed_at_zero_and_everybody_at_one():
+    assert not any(followed(b"", 0.0) for _ in range(1000)) and all(followed(b"", 1.0) for _ in range(1000))
+
+
+def test_spans_are_nested_in_time_and_linked_both_ways():
+    memory = InMemorySpanExporter()
+    tracer = Tracer(memory, 1.0, clock=lambda: 1e9, steady=lambda: 50.0)
+    follow = followed(b"", 1.0)
+    served = batch(tracer, [follow], ("m", "1"), 3, (10.0, 11.0), 0.5)
+    request(tracer, follow, (9.0, 10.0, 12.0), {"a": 1}, served)
+    tracer.close()
+    spans = {span.name: span for span in memory.get_finished_spans()}
+    assert spans["infer"].start_time == round((1e9 - 50 + 9) * 1e9) <= spans["queue"].start_time
+    assert spans["queue"].end_time <= spans["batch"].start_time <= spans["engine"].start_time
+    assert spans["engine"].end_time == spans["batch"].end_time <= spans["infer"].end_time
+    assert spans["batch"].links[0].context.span_id == follow.span
+    assert (spans["infer"].links[0].context.trace_id, spans["infer"].links[0].context.span_id) == served
+    assert spans["engine"].parent.span_id == served[1] and spans["queue"].parent.span_id == follow.span
+
+
+def test_a_refused_request_has_a_reason_and_no_batch():
+    memory = InMemorySpanExporter()
+    tracer = Tracer(memory, 1.0)
+    request(tracer, followed(b"", 1.0), (1.0, 0.0, 1.1), {}, trouble="the queue is full")
+    tracer.close()
+    (span,) = memory.get_finished_spans()
+    assert not span.status.is_ok and span.status.description == "the queue is full" and not span.links
+
+
+def test_spans_in_a_file_are_lines_of_json(tmp_path):
+    path = tmp_path / "traces" / "spans.jsonl"
+    out = exporter(str(path))
+    tracer = Tracer(out, 1.0)
+    for i in range(3):
+        request(tracer, followed(b"", 1.0), (1.0, 0.0, 1.1), {"seatrial.id": f"r{i}"})
+    tracer.close()
+    out.out.close()
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["attributes"]["seatrial.id"] for line in lines] == ["r0", "r1", "r2"]
+
+
+def test_a_collector_needs_its_exporter_and_a_path_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
+    with pytest.raises(CannotDo, match=r"pip install 'seatrial\[trace\]'"):
+        exporter("http://127.0.0.1:4318")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CannotDo, match="spans cannot be written"):
+        exporter(str(tmp_path / "file" / "spans.jsonl"))
