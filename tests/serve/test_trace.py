@@ -1,5 +1,8 @@
 import json
 import sys
+import threading
+import zlib
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from hypothesis import given
@@ -86,3 +89,34 @@ def test_a_collector_needs_its_exporter_and_a_path_a_folder(tmp_path, monkeypatc
     (tmp_path / "file").write_text("")
     with pytest.raises(CannotDo, match="spans cannot be written"):
         exporter(str(tmp_path / "file" / "spans.jsonl"))
+
+
+def test_a_collector_gets_the_spans_over_http():
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+    got = []
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["content-length"]))
+            got.append(
+                (self.path, zlib.decompress(body, 47) if self.headers.get("content-encoding") == "gzip" else body)
+            )
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Collector) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        tracer = Tracer(exporter(f"http://127.0.0.1:{server.server_port}/"), 1.0, service="sea")
+        follow = followed(b"", 1.0)
+        request(tracer, follow, (1.0, 1.5, 2.0), {"seatrial.model": "quality"})
+        tracer.close()
+        server.shutdown()
+    ((path, body),) = got
+    (resource,) = ExportTraceServiceRequest.FromString(body).resource_spans
+    assert path == "/v1/traces" and resource.resource.attributes[-1].value.string_value == "sea"
+    assert {span.name for span in resource.scope_spans[0].spans} == {"infer", "queue"}
+    assert resource.scope_spans[0].spans[0].trace_id == follow.trace.to_bytes(16, "big")
