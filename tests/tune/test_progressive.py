@@ -9,7 +9,7 @@ from torch import nn
 
 from seatrial.base.settings import CannotDo
 from seatrial.tune.feed import predict
-from seatrial.tune.progressive import AT_ONCE, STAGES, Stage, Tuned, progressive, rates, thawed
+from seatrial.tune.progressive import AT_ONCE, FEW, STAGES, Stage, Tuned, progressive, rates, solved, thawed
 from seatrial.tune.training import Diverged
 
 
@@ -287,3 +287,111 @@ def test_device_that_is_not_there_is_one_sentence_and_the_model_stays(data):
     with pytest.raises(CannotDo, match=r"device 'cuda:99' cannot be used here.*device='cpu'"):
         progressive(model, *data, device="cuda:99")
     assert {p.device.type for p in model.parameters()} == {"cpu"}
+
+
+class Line(nn.Module):
+    "A fixed layer and a linear head."
+
+    def __init__(self, outputs=1, after=None):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.body, self.head = nn.Linear(4, 6), nn.Sequential(nn.Dropout(0.5), nn.Linear(6, outputs))
+        self.after = after or nn.Identity()
+
+    def forward(self, x):
+        return self.after(self.head(torch.tanh(self.body(x)))).squeeze(-1)
+
+    def parts(self):
+        return [self.head, self.body]
+
+
+def features_of(model, x):
+    with torch.inference_mode():
+        return torch.tanh(model.body(torch.from_numpy(x))).numpy().astype(float)
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_a_solved_head_is_the_ridge_that_leaving_out_each_row_likes_best(outputs, data):
+    (inputs, y), _ = data
+    y = y if outputs == 1 else np.column_stack([y, -y, y**2]).astype(np.float32)
+    model = Line(outputs)
+    body = weights(model.body)
+    share = solved(model, (inputs, y))
+    z, target = features_of(model, inputs["x"]), y.reshape(80, -1).astype(float)
+    d = np.linalg.svd(z - z.mean(0), compute_uv=False)
+    found = []
+    for penalty in (d**2).mean() * 10.0 ** np.arange(-4, 4.5, 0.5):
+        misses = []
+        for i in range(80):  # by hand: fit without the row, look at the row
+            rest = np.arange(80) != i
+            a, b = z[rest] - z[rest].mean(0), target[rest] - target[rest].mean(0)
+            w = np.linalg.solve(a.T @ a + penalty * np.eye(6), a.T @ b)
+            misses.append(target[rest].mean(0) + (z[i] - z[rest].mean(0)) @ w - target[i])
+        found.append((np.mean(np.square(misses)), penalty))
+    missed, penalty = min(found)
+    a = z - z.mean(0)
+    expected = np.linalg.solve(a.T @ a + penalty * np.eye(6), a.T @ (target - target.mean(0))).T
+    assert np.allclose(model.head[1].weight.detach().numpy(), expected, rtol=1e-3, atol=1e-5)
+    assert share == pytest.approx(1 - missed / target.var(0).mean(), rel=1e-4)
+    assert same(body, weights(model.body))
+
+
+def test_a_softer_head_speaks_more_quietly_and_says_the_same_on_average(data):
+    (inputs, y), _ = data
+    lengths = []
+    for soft in (1, 10, 100):
+        model = Line()
+        solved(model, (inputs, y), soft)
+        lengths.append(float(model.head[1].weight.detach().norm()))
+        assert predict(model, inputs).mean() == pytest.approx(y.mean(), abs=1e-4)
+    assert lengths == sorted(lengths, reverse=True)
+
+
+def test_solving_a_head_leaves_modes_hooks_and_luck_alone(data):
+    model = Line()
+    model.train()
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    solved(model, data[0])
+    assert torch.equal(torch.rand(2), expected)
+    assert all(m.training for m in model.modules())
+    assert not model.head[1]._forward_pre_hooks
+    assert [p.requires_grad for p in model.parameters()] == [True] * 4
+
+
+@pytest.mark.parametrize(
+    ("model", "change", "said"),
+    [
+        (Line(after=nn.Sigmoid()), {}, "what its head's last linear map says"),
+        (Line(3), {}, r"answer one number for each target, got 3 for targets of shape \(80,\)"),
+        (Tower(), {"rows": 2}, "at least 3 rows with targets that differ, got 2"),
+        (Tower(), {"same": True}, "at least 3 rows with targets that differ, got 80"),
+        (Tower(), {"soft": 0.5}, "soft must be at least 1, got 0.5"),
+        (Tower(), {"soft": math.nan}, "soft must be at least 1, got nan"),
+    ],
+)
+def test_a_head_that_cannot_be_solved_is_left_as_it_was(model, change, said, data):
+    (inputs, y), _ = data
+    rows, before = change.get("rows", 80), weights(model)
+    y = np.ones_like(y) if change.get("same") else y
+    with pytest.raises(ValueError, match=said):
+        solved(model, ({"x": inputs["x"][:rows]}, y[:rows]), change.get("soft", 1.0))
+    assert same(before, weights(model))
+
+
+def test_a_head_without_a_linear_map_is_told_to_train_instead(data):
+    model = Line()
+    model.head[1] = nn.Linear(6, 1, bias=False)
+    with pytest.raises(ValueError, match="linear map and its bias"):
+        solved(model, data[0])
+
+
+def test_the_plan_for_few_rows_begins_at_the_solved_head(data):
+    model = Tower()
+    solved(model, data[0], soft=10)
+    came = valid_loss(model, data[1])
+    tuned = progressive(model, *data, FEW, epochs=2)
+    assert tuned.history[0].valid_loss == pytest.approx(came, rel=1e-5)
+    assert tuned.best_loss <= came
