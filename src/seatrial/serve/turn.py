@@ -126,7 +126,7 @@ def oldest(
         return min(run[0], late[0], key=lambda job: job.number)
     return run[0] if run else late[0] if late else None
 
-# %% ../../../nbs/serve/19_turn.ipynb #7902eacb
+# %% ../../../nbs/serve/19_turn.ipynb #32cb98a7
 @dataclass(slots=True)
 class Cost:
     "Seconds that a batch takes, a + b·n, as far as batches so far have told."
@@ -148,10 +148,10 @@ class Cost:
         return self.a_s + self.b_s * rows
 
     def floor(self, rows: int) -> float:
-        "Seconds below which no batch has stayed of late; 0 while too little is known."
-        return self.luck * (self.a_s + self.b_s * rows) if self.seen >= 8 else 0.0
+        "A tenth less than the fastest batch of late would have taken; 0 while too little is known."
+        return 0.9 * self.luck * (self.a_s + self.b_s * rows) if self.seen >= 8 else 0.0
 
-# %% ../../../nbs/serve/19_turn.ipynb #a8bb957a
+# %% ../../../nbs/serve/19_turn.ipynb #7d6703a8
 def learn(
     cost: Cost,  # is brought up to date
     rows: int,  # of the batch, padding included
@@ -160,7 +160,7 @@ def learn(
     "One more batch (weighted means and deviations, West 1979; the fit is ordinary least squares on them)."
     predicted = cost.a_s + cost.b_s * rows
     if cost.seen >= 4 and predicted > 0:
-        cost.luck = min(0.99 * cost.luck + 0.01, seconds / predicted)
+        cost.luck = min(0.998 * cost.luck + 0.002, seconds / predicted)
     cost.seen += 1
     old, cost.weight = cost.memory * cost.weight, cost.memory * cost.weight + 1.0
     off, late = rows - cost.rows, seconds - cost.seconds
