@@ -43,7 +43,7 @@ def teacher(tmp_path_factory):
 
 
 def run(teacher, folder, terms, **how):
-    recipe = {"epochs": 30, "lr": 0.1, "batch": 50, "patience": 30} | how
+    recipe = {"epochs": 15, "lr": 0.1, "batch": 50, "patience": 15} | how
     learn, judge = {"x": X[:200]}, ({"x": X[200:]}, Y[200:])
     return distill(teacher, Line(), learn, judge, folder, preparation=Plain(), terms=terms, **recipe)
 
@@ -54,20 +54,16 @@ def test_a_student_that_meets_its_terms_leaves_as_the_bundle_that_was_judged(tea
     assert np.isclose(skill(Y[200:], answered(load(made.bundle), {"x": X[200:]})), made.skills["student"])
 
 
-def test_a_refused_student_leaves_no_file_behind(teacher, tmp_path):
-    made = run(teacher, tmp_path / "refused", Terms(1e6, 0.9, **QUICK))
+def test_a_student_that_is_slow_and_learned_nothing_hears_both_and_leaves_no_file(teacher, tmp_path):
+    made = run(teacher, tmp_path / "refused", Terms(1e6, 0.97, **QUICK), epochs=1, lr=1e-9)
     assert not made.kept and made.bundle is None and not (tmp_path / "refused").exists()
-    assert "times as fast" in made.reason and made._repr_markdown_().startswith("**Refused**")
-
-
-def test_a_student_that_learned_nothing_is_refused_for_its_skill(teacher, tmp_path):
-    made = run(teacher, tmp_path / "dull", Terms(1e-6, 0.97, **QUICK), epochs=1, lr=1e-9)
-    assert not made.kept and "97% of the teacher's R²" in made.reason
+    assert "times as fast" in made.reason and "97% of the teacher's R²" in made.reason
+    assert made._repr_markdown_().startswith("**Refused**")
 
 
 def test_labels_overrule_a_teacher_that_is_wrong(teacher, tmp_path):
     learn, judge = {"x": X[:200]}, ({"x": X[200:]}, -Y[200:])
-    how = {"preparation": Plain(), "terms": Terms(**QUICK), "epochs": 30, "lr": 0.1, "batch": 50, "patience": 30}
+    how = {"preparation": Plain(), "terms": Terms(**QUICK), "epochs": 15, "lr": 0.1, "batch": 50, "patience": 15}
     made = distill(teacher, Line(), learn, judge, tmp_path / "new", labels=-Y[:200], trust=1.0, **how)
     assert made.skills["teacher"] < 0 and made.skills["student"] > 0.9
     assert not made.kept and "explains nothing" in made.reason  # whom nobody should imitate
