@@ -7,40 +7,9 @@ from torch import nn
 from torch.nn import functional
 
 from seatrial.tune.feed import predict
+from seatrial.tune.replay import Buffer, Dark
 from seatrial.tune.training import train
-
-RNG = np.random.default_rng(0)
-X = RNG.normal(size=(150, 4)).astype(np.float32)
-Y = (np.sin(X[:, 0]) + 0.5 * X[:, 1]).astype(np.float32)
-DATA = ({"x": X[:100]}, Y[:100]), ({"x": X[100:]}, Y[100:])
-
-
-class Net(nn.Module):
-    "Small, with dropout, importable from another process."
-
-    def __init__(self, dropout=0.2, seed=0, outputs=1):
-        super().__init__()
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            self.body = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Dropout(dropout), nn.LayerNorm(16))
-            self.head, self.spare = nn.Linear(16, outputs), nn.Linear(2, 2)  # nobody asks the spare one
-
-    def forward(self, x):
-        return self.head(self.body(x)).squeeze(-1)
-
-
-class Pull:
-    "A penalty that holds the same network: distance of the head from zero."
-
-    def __init__(self, model):
-        self.model = model
-
-    def __call__(self):
-        return self.model.head.weight.square().sum()
-
-
-def bits(model):
-    return torch.cat([v.detach().reshape(-1) for v in model.state_dict().values()])
+from tests.tune.nets import DATA, Net, Pull, X, Y, bits, interrupt
 
 
 def trained(model=None, **recipe):
@@ -56,17 +25,64 @@ def end(**recipe):
 @pytest.mark.parametrize("at", [1, 4, 6, 9, 15])
 @pytest.mark.parametrize("options", [{}, {"precision": "bf16"}, {"at_once": 7}], ids=["fp32", "bf16", "parts"])
 def test_interrupted_and_called_again_ends_in_the_same_bits(at, options, tmp_path):
-    def press(done, total, words):
-        if done == at:
-            raise KeyboardInterrupt
-
     whole, expected = end(**options)
     model, path = Net(), tmp_path / "run.pt"
     with pytest.raises(KeyboardInterrupt):
-        trained(model, checkpoint=path, progress=press, **options)
+        trained(model, checkpoint=path, progress=interrupt(at), **options)
     again = trained(model, checkpoint=path, **options)[1]
     assert torch.equal(bits(model), whole)
     assert [e.valid_loss for e in again.history] == [e.valid_loss for e in expected.history]
+
+
+class Odd(Net):
+    "Batch normalization, tied weights, a transposed one, a frozen part, and a buffer that is not saved."
+
+    def __init__(self):
+        super().__init__(norm=nn.BatchNorm1d)
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            self.one, self.two, self.still = nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 16)
+            self.turned = nn.Parameter(torch.randn(16, 16).T / 4)
+        self.two.weight = self.one.weight
+        self.still.requires_grad_(False)
+        self.register_buffer("mean", torch.zeros(16), persistent=False)
+
+    def forward(self, x):
+        h = self.body(x)
+        h = self.two(self.one(h).tanh()) @ self.turned + self.still(h)
+        if self.training:
+            self.mean.mul_(0.9).add_(0.1 * h.detach().mean(0))
+        return self.head(h - self.mean).squeeze(-1)
+
+
+@pytest.mark.parametrize("at", [1, 5, 8, 14])
+def test_networks_with_state_of_their_own_go_on_to_the_same_bits(at, tmp_path):
+    whole, path = Odd(), tmp_path / "run.pt"
+    trained(whole)
+    with pytest.raises(KeyboardInterrupt):
+        trained(Odd(), checkpoint=path, progress=interrupt(at))
+    again = Odd()
+    trained(again, checkpoint=path)
+    assert torch.equal(bits(again), bits(whole))
+    assert again.mean.any()
+
+
+@pytest.mark.parametrize("at", [5, 14])
+def test_memory_of_a_penalty_goes_on_drawing_where_it_was(at, tmp_path):
+    labels = (X[:, 0] > 0).astype(np.int64)
+    rows = {"x": X[:60], "label": labels[:60], "logits": X[:60, :2]}
+    sides = ({"x": X[:100]}, labels[:100]), ({"x": X[100:]}, labels[100:])
+    how = {"epochs": 4, "lr": 1e-2, "batch": 32, "patience": 9, "loss": functional.cross_entropy}
+
+    def run(**options):
+        net = Net(outputs=2)
+        train(net, *sides, penalty=Dark(net, Buffer(20, 1).add(rows), batch=8), **how, **options)
+        return bits(net)
+
+    whole = run()
+    with pytest.raises(KeyboardInterrupt):
+        run(checkpoint=tmp_path / "run.pt", progress=interrupt(at))
+    assert torch.equal(run(checkpoint=tmp_path / "run.pt"), whole)
 
 
 def test_finished_run_answers_again_without_training(tmp_path):
@@ -79,13 +95,8 @@ def test_finished_run_answers_again_without_training(tmp_path):
 
 def test_progress_goes_on_counting_where_the_run_was_cut(tmp_path):
     heard = []
-
-    def press(done, total, words):
-        if done == 6:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        trained(checkpoint=tmp_path / "run.pt", progress=press)
+        trained(checkpoint=tmp_path / "run.pt", progress=interrupt(6))
     trained(checkpoint=tmp_path / "run.pt", progress=lambda *said: heard.append(said[0]))
     assert heard == [*range(5, 17), 16]
 
@@ -110,16 +121,54 @@ def test_checkpoint_of_other_data_or_another_network_is_refused(tmp_path):
         train(nn.Sequential(Net()), *[({"input": d["x"]}, y) for d, y in DATA], **how)
 
 
-def test_checkpoint_goes_on_with_other_means(tmp_path):
-    def press(done, total, words):
-        if done == 9:
-            raise KeyboardInterrupt
+@pytest.mark.parametrize(
+    ("first", "second", "what"),
+    [
+        (lambda n: {"loss": nn.HuberLoss(delta=1.0)}, lambda n: {"loss": nn.HuberLoss(delta=2.0)}, "loss"),
+        (
+            lambda n: {"loss": lambda a, b: (a - b).abs().mean()},
+            lambda n: {"loss": lambda a, b: (a - b).mean()},
+            "loss",
+        ),
+        (lambda n: {"penalty": Pull(n)}, lambda n: {"penalty": n.head.bias.sum}, "penalty"),
+        (
+            lambda n: {"groups": [{"params": n.head.parameters()}]},
+            lambda n: {"groups": [{"params": n.body[0].parameters()}]},
+            "legs",
+        ),
+        (
+            lambda n: {"groups": [{"params": n.parameters()}]},
+            lambda n: {"groups": [{"params": n.parameters(), "betas": (0.5, 0.9)}]},
+            "legs",
+        ),
+    ],
+    ids=["delta", "lambda", "penalty", "parameters", "betas"],
+)
+def test_checkpoint_of_choices_that_only_look_alike_is_refused(first, second, what, tmp_path):
+    nets = Net(), Net()
+    trained(nets[0], checkpoint=tmp_path / "run.pt", epochs=1, **first(nets[0]))
+    with pytest.raises(ValueError, match=f"belongs to another run .*{what} was"):
+        trained(nets[1], checkpoint=tmp_path / "run.pt", epochs=1, **second(nets[1]))
 
+
+def test_checkpoint_of_another_dropout_is_refused(tmp_path):
+    trained(Net(dropout=0.1), checkpoint=tmp_path / "run.pt", epochs=1)
+    with pytest.raises(ValueError, match="model was"):
+        trained(Net(dropout=0.2), checkpoint=tmp_path / "run.pt", epochs=1)
+
+
+def test_row_that_batch_normalization_finds_alone_is_named():
+    rows = {"x": X[:65]}, Y[:65]
+    with pytest.raises(ValueError, match="needs 2 rows at a time: a batch of 1 rows of 65"):
+        train(Net(norm=nn.BatchNorm1d), rows, DATA[1], batch=64, epochs=1)
+
+
+def test_checkpoint_goes_on_with_other_means(tmp_path):
     plain = {"model": Net(dropout=0.0)}
     whole = end(**plain)[0]
     model = Net(dropout=0.0)
     with pytest.raises(KeyboardInterrupt):
-        trained(model, checkpoint=tmp_path / "run.pt", progress=press)
+        trained(model, checkpoint=tmp_path / "run.pt", progress=interrupt(9))
     trained(model, checkpoint=tmp_path / "run.pt", at_once=5, recompute=True)
     torch.testing.assert_close(bits(model), whole, atol=1e-5, rtol=0)
 
@@ -201,6 +250,13 @@ def test_running_out_of_memory_is_survived_and_said(most):
         ({"precision": "int8"}, "precision must be one of fp32, bf16, fp16"),
         ({"groups": [{"params": []}]}, "groups of 'train' must hold parameters of the model to train, got none"),
         ({"groups": [{"params": nn.Linear(1, 1).parameters()}]}, "got parameters of another model"),
+        ({"epochs": 2.5}, "epochs must be a whole number, at least 1, got 2.5"),
+        ({"batch": "8"}, "batch must be a whole number, at least 1, got '8'"),
+        ({"seed": -1}, "seed must be 0 or more, got -1"),
+        ({"lr": "fast"}, "lr must be a positive number, got 'fast'"),
+        ({"loss": "mse"}, "loss must be a function, got 'mse'"),
+        ({"penalty": 1.0}, "penalty must be a function, got 1.0"),
+        ({"groups": [{"lr": 1.0}]}, "groups of 'train' must hold parameters of the model to train, got none"),
         ({"loss": lambda a, b: (a - b).square()}, "loss must return one number"),
     ],
 )

@@ -27,7 +27,7 @@ import torch.multiprocessing as mp
 
 from ..base.settings import CannotDo
 
-# %% ../../../nbs/tune/03_crew.ipynb #4bbad2b4
+# %% ../../../nbs/tune/03_crew.ipynb #2d53af3f
 @dataclass(frozen=True, slots=True)
 class Crew:
     "One process among those that train together."
@@ -46,6 +46,18 @@ class Crew:
             dist.all_reduce(tensor)
         return tensor
 
+    def led(self, tensor):
+        "Rank 0's tensor everywhere, in place."
+        if self.size > 1:
+            dist.broadcast(tensor, 0)
+        return tensor
+
+    def alike(self, tensors):
+        "The mean over all processes where they hold fractions, rank 0's where they count; in place."
+        for tensor in tensors if self.size > 1 else ():
+            same = tensor.contiguous()
+            tensor.copy_(self.summed(same) / self.size if tensor.is_floating_point() else self.led(same))
+
     def gathered(self, tensor):
         "Everybody's tensor, by rank, on the CPU."
         if self.size == 1:
@@ -55,10 +67,23 @@ class Crew:
         dist.all_gather(theirs, mine)
         return [t.cpu() for t in theirs]
 
-# %% ../../../nbs/tune/03_crew.ipynb #40b02f1d
+# %% ../../../nbs/tune/03_crew.ipynb #27d43801
 def started() -> bool:
     "Whether this process is one of several already."
-    return dist.is_initialized() or int(os.environ.get("WORLD_SIZE", 1)) > 1
+    size = os.environ.get("WORLD_SIZE", "1")
+    if not size.isdigit():
+        raise ValueError(f"WORLD_SIZE in the environment must be a whole number of processes, got {size!r}")
+    return dist.is_initialized() or int(size) > 1
+
+# %% ../../../nbs/tune/03_crew.ipynb #66a14672
+def _met(device):
+    "Join the processes that the environment names."
+    try:
+        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:160]
+        todo = "start with torchrun, or unset WORLD_SIZE to train alone"
+        raise CannotDo(f"the other processes cannot be met ({reason}); {todo}") from None
 
 # %% ../../../nbs/tune/03_crew.ipynb #2ec449d9
 def _own_device(device, rank):
@@ -69,7 +94,7 @@ def _own_device(device, rank):
     torch.cuda.set_device(local)
     return f"cuda:{local}"
 
-# %% ../../../nbs/tune/03_crew.ipynb #43ef8b77
+# %% ../../../nbs/tune/03_crew.ipynb #7f57d34a
 @contextmanager
 def joined(
     device: str = "cpu",  # cpu; cuda: each process its own GPU
@@ -80,7 +105,7 @@ def joined(
         return
     founded = not dist.is_initialized()
     if founded:
-        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+        _met(device)
     try:
         rank = dist.get_rank()
         yield Crew(rank, dist.get_world_size(), _own_device(device, rank))
@@ -107,9 +132,10 @@ def _unpacked(cargo):
     except (AttributeError, ImportError) as error:
         raise ValueError(f"what goes to other processes must be importable ({error}); {_TODO}") from None
 
-# %% ../../../nbs/tune/03_crew.ipynb #4d2e60b8
-def _aboard(rank, size, device, threads, folder, cargo, line):
+# %% ../../../nbs/tune/03_crew.ipynb #3e4ebcea
+def _aboard(rank, size, device, threads, folder, cargo, environ, line):
     "The life of one process: join, work, answer, leave."
+    os.environ |= environ
     if os.path.exists("/sys/class/net/lo"):  # all on one machine: no need to ask the network who we are
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     torch.set_num_threads(threads)
@@ -122,22 +148,39 @@ def _aboard(rank, size, device, threads, folder, cargo, line):
             line.put(("done", pickle.dumps(answer)))
         dist.destroy_process_group()
     except Exception as error:  # goes on in the process that asked
-        line.put(("failed", error))
+        line.put(("failed", _movable(error)))
 
-# %% ../../../nbs/tune/03_crew.ipynb #daa855a8
+# %% ../../../nbs/tune/03_crew.ipynb #f8f2f04e
+def _movable(error):
+    "The error, or its words where it cannot travel."
+    try:
+        pickle.loads(pickle.dumps(error))
+        return error
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+
+# %% ../../../nbs/tune/03_crew.ipynb #c233101b
+def _all_alive(gang, timeout_s):
+    "Whether all are done; one sentence if one of them died."
+    try:
+        return gang.join(timeout=timeout_s)
+    except mp.ProcessExitedException as error:
+        raise CannotDo(f"a training process ended early ({error}); try fewer processes or smaller batches") from None
+
+# %% ../../../nbs/tune/03_crew.ipynb #c11838d8
+_PREPARED = "forkserver" if "forkserver" in mp.get_all_start_methods() else "spawn"
+
+# %% ../../../nbs/tune/03_crew.ipynb #c6225e77
 def _listened(gang, line, hear):
     "What rank 0 returned."
     answer, over = None, False
     while not over:
-        try:
-            over = gang.join(timeout=0.05)
-        except mp.ProcessExitedException as error:
-            raise CannotDo(
-                f"a training process ended early ({error}); try fewer processes or smaller batches"
-            ) from None
+        over = _all_alive(gang, 0.05)
         while not line.empty():
             kind, what = line.get()
             if kind == "failed":
+                if isinstance(what, RuntimeError) and "closed by peer" in str(what):
+                    _all_alive(gang, 2)
                 raise what
             if kind == "said":
                 hear(*what)
@@ -145,7 +188,7 @@ def _listened(gang, line, hear):
                 answer = pickle.loads(what)
     return answer
 
-# %% ../../../nbs/tune/03_crew.ipynb #49f2f7b7
+# %% ../../../nbs/tune/03_crew.ipynb #9ccf4471
 def launch(
     task: Callable,  # importable; called as task(*arguments, say), where say is None but at rank 0
     arguments: tuple,  # what can be pickled
@@ -158,9 +201,12 @@ def launch(
         raise CannotDo(f"processes must be at most {torch.cuda.device_count()}, one for each GPU here, got {processes}")
     threads, cargo = max(1, torch.get_num_threads() // processes), _packed((task, arguments))
     with tempfile.TemporaryDirectory() as folder:
-        line = mp.get_context("spawn").SimpleQueue()
-        crew = (processes, device, threads, folder, cargo, line)
-        gang = mp.start_processes(_aboard, crew, processes, join=False, start_method="spawn")
+        context = mp.get_context(_PREPARED)
+        if _PREPARED == "forkserver":
+            context.set_forkserver_preload([__name__, "torch._dynamo"])  # the first optimizer imports the latter
+        line = context.SimpleQueue()
+        crew = (processes, device, threads, folder, cargo, dict(os.environ), line)
+        gang = mp.start_processes(_aboard, crew, processes, join=False, start_method=_PREPARED)
         try:
             return _listened(gang, line, hear)
         finally:

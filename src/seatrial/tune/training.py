@@ -14,7 +14,7 @@ Docs: https://seatrial.github.io/seatrial/tune/training.html.md"""
 # %% auto #0
 __all__ = ['staged', 'train']
 
-# %% ../../../nbs/tune/06_training.ipynb #658d9184
+# %% ../../../nbs/tune/06_training.ipynb #05a81c68
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,10 +27,10 @@ from torch import nn
 from torch.nn import functional
 
 from ..base.settings import CannotDo
-from .checkpoint import keep, kept, luck, relive
+from .checkpoint import keep, kept, luck, relive, tensors_back, tensors_of
 from .crew import Crew, joined, launch, started
 from .feed import Feed, batches, checked, predict
-from .recipe import Diverged, Epoch, Leg, Recipe, Tuned, identity, reported
+from .recipe import Diverged, Epoch, Leg, Recipe, Tuned, agreed, identity, lone_row_told, reported, whole
 from .step import Stepper, awake, compiled, numbers_of, recomputed, take
 
 # %% ../../../nbs/tune/06_training.ipynb #27ac9a6a
@@ -70,33 +70,37 @@ def _fitting(answers, targets, loss):
     if first.shape[:1] != (n,):
         raise ValueError(f"model must answer each row, got {first.shape} for {n} rows")
 
-# %% ../../../nbs/tune/06_training.ipynb #81ec4f08
+# %% ../../../nbs/tune/06_training.ipynb #1fb1f028
+def _said(run, inputs, targets):
+    "What the model answers, as the loss takes it."
+    answers = predict(run.model, inputs, 2 * run.recipe.batch, run.crew.device, run.recipe.padded_by)
+    _fitting(answers, targets, run.recipe.loss)
+    several = isinstance(answers, tuple)
+    tensors = tuple(torch.from_numpy(a).to(run.crew.device) for a in (answers if several else (answers,)))
+    return tensors if several else tensors[0]
+
+# %% ../../../nbs/tune/06_training.ipynb #2b7cc2d8
 def _measured(run):
     "The validation loss; each process asks the model about its share of the rows."
     rows = np.arange(len(run.valid[1]))
     mine = run.crew.share(rows) if len(rows) >= run.crew.size else rows
     inputs = {name: array[mine] for name, array in run.valid[0].items()}
     targets = run.valid[1][mine]
-    answers = predict(run.model, inputs, 2 * run.recipe.batch, run.crew.device, run.recipe.padded_by)
-    _fitting(answers, targets, run.recipe.loss)
-    tensors = [torch.from_numpy(a).to(run.crew.device) for a in (answers if isinstance(answers, tuple) else (answers,))]
-    said = tuple(tensors) if isinstance(answers, tuple) else tensors[0]
-    value = run.recipe.loss(said, torch.from_numpy(targets).to(run.crew.device)).detach().double()
+    truth = torch.from_numpy(targets).to(run.crew.device)
+    value = run.recipe.loss(_said(run, inputs, targets), truth).detach().double()
     if value.ndim:
         raise ValueError(f"loss must return one number, the mean over rows, got shape {tuple(value.shape)}")
     both = run.crew.summed(torch.stack([value * len(mine), torch.full_like(value, len(mine))]))
     return float(both[0] / both[1]) if run.crew.size > 1 else float(value)
 
-# %% ../../../nbs/tune/06_training.ipynb #1f10ade7
+# %% ../../../nbs/tune/06_training.ipynb #fda8b9eb
 def _note(run, stage, epoch, train_loss, started_s, at_once=0):
     "Measure; keep the weights if none were better."
     value = _measured(run)
     if not math.isfinite(value):
         raise Diverged(f"the validation loss became {value} in stage {stage!r}, epoch {epoch}; lower its lr")
-    better = value < run.best_loss
-    if better:
-        run.best_loss, run.best_stage = value, stage
-        run.best = {name: v.detach().clone() for name, v in run.model.state_dict().items()}
+    if better := value < run.best_loss:
+        run.best_loss, run.best_stage, run.best = value, stage, tensors_of(run.model)
     run.history.append(Epoch(stage, epoch, train_loss, value, time.perf_counter() - started_s, better, at_once))
     if run.recipe.after_epoch and run.crew.rank == 0:
         run.recipe.after_epoch(run.history[-1])
@@ -113,49 +117,60 @@ def _thawed(run, leg):
     how = {"clip": r.clip, "penalty": r.penalty, "dtype": run.dtype, "crew": run.crew, "at_once": r.at_once or 2**62}
     return {id(p) for p in weights}, Stepper(run.model, run.call, run.feed, targets, r.loss, optimizer, steps, **how)
 
-# %% ../../../nbs/tune/06_training.ipynb #9778208b
+# %% ../../../nbs/tune/06_training.ipynb #cbbaa521
 def _one_epoch(run, leg, it):
     "One pass over the training rows; returns its mean loss."
     total = 0.0
     for rows in batches(len(it.targets), run.recipe.batch, run.feed.length, run.rng):
-        value = take(it, rows)
+        with lone_row_told(len(rows), len(it.targets), run.crew.size):
+            value = take(it, rows)
         if not math.isfinite(value):
             rate = f"lower its lr, now {max(it.peaks):g}"
             raise Diverged(f"the training loss became {value} in stage {leg.name!r}; {rate}")
         total += value * len(rows)
         run.tick(f"{leg.name}: loss {value:.3f}")
+    run.crew.alike(run.model.buffers())
     return total / len(it.targets)
 
-# %% ../../../nbs/tune/06_training.ipynb #37cc237a
-def _written(run, number, it, epoch, worse):
-    "Rank 0 writes the checkpoint; all take part, because each has luck of its own."
-    if run.recipe.checkpoint is None:
-        return
+# %% ../../../nbs/tune/06_training.ipynb #dc79e4ce
+def _lucks(run):
+    "The generators of every process, by rank."
     mine = luck(run.rng, run.crew.device)
     all_of = {name: run.crew.gathered(state) for name, state in mine.items() if name != "rows"}
-    lucks = [mine | {name: states[rank] for name, states in all_of.items()} for rank in range(run.crew.size)]
+    return [mine | {name: states[rank] for name, states in all_of.items()} for rank in range(run.crew.size)]
+
+# %% ../../../nbs/tune/06_training.ipynb #52540b4b
+def _written(run, number, it, epoch, worse):
+    "Rank 0 writes the checkpoint; all take part, because each has luck of its own."
+    r = run.recipe
+    if r.checkpoint is None:
+        return
+    lucks = _lucks(run)
     if run.crew.rank == 0:
         state = {"leg": number, "epoch": epoch, "worse": worse, "step": it.step, "lucks": lucks}
-        state |= {"weights": run.model.state_dict(), "optimizer": it.optimizer.state_dict()}
+        state |= {"weights": tensors_of(run.model), "optimizer": it.optimizer.state_dict()}
+        state |= {"penalty": r.penalty.state_dict()} if hasattr(r.penalty, "state_dict") else {}
         state |= {"scaler": it.scaler.state_dict(), "best": run.best, "best_stage": run.best_stage}
         state |= {"best_loss": run.best_loss, "history": [asdict(e) for e in run.history]}
-        keep(run.recipe.checkpoint, run.about, state)
+        keep(r.checkpoint, run.about, state)
 
-# %% ../../../nbs/tune/06_training.ipynb #0fc44dd6
+# %% ../../../nbs/tune/06_training.ipynb #28c21048
 def _reread(run, it, state):
     "Set a leg back to where the checkpoint left it."
-    run.model.load_state_dict(state["weights"])
+    tensors_back(run.model, state["weights"])
+    if "penalty" in state:
+        run.recipe.penalty.load_state_dict(state["penalty"])
     it.optimizer.load_state_dict(state["optimizer"])
     it.scaler.load_state_dict(state["scaler"])
     it.step = state["step"]
     relive(run.rng, run.crew.device, state["lucks"][run.crew.rank])
     return state["epoch"], state["worse"]
 
-# %% ../../../nbs/tune/06_training.ipynb #d3b17c55
+# %% ../../../nbs/tune/06_training.ipynb #ace31d5e
 def _one_leg(run, number, leg, state):
     "Train from the best weights so far, or from the checkpoint; stop when validation no longer improves."
     trained, it = _thawed(run, leg)
-    run.model.load_state_dict(run.best)
+    tensors_back(run.model, run.best)
     epoch, worse = _reread(run, it, state) if state else (0, 0)
     while epoch < run.recipe.epochs and worse < run.recipe.patience:
         epoch, started_s = epoch + 1, time.perf_counter()
@@ -185,7 +200,7 @@ def _borrowed(model, crew, seed):
             for name, p in model.named_parameters():
                 p.requires_grad_(asked[name]).grad = None
 
-# %% ../../../nbs/tune/06_training.ipynb #8ddbfe00
+# %% ../../../nbs/tune/06_training.ipynb #d9215d29
 def _sailed(run, legs):
     "Go through the legs; the best weights are in the model afterwards, however it ended."
     started_s, r, at = time.perf_counter(), run.recipe, None
@@ -202,7 +217,7 @@ def _sailed(run, legs):
                 if at is None or number >= at:
                     _one_leg(run, number, leg, state if number == at else None)
         finally:  # also when interrupted or diverged
-            run.model.load_state_dict(run.best)
+            tensors_back(run.model, run.best)
     return Tuned(tuple(run.history), run.best_stage, run.best_loss, time.perf_counter() - started_s)
 
 # %% ../../../nbs/tune/06_training.ipynb #23e00a3b
@@ -210,43 +225,32 @@ def _voice(run):
     "Who hears of progress: of several processes only the first one speaks."
     return run.recipe.progress if run.crew.rank == 0 else lambda *words: None
 
-# %% ../../../nbs/tune/06_training.ipynb #8b0aa4f0
+# %% ../../../nbs/tune/06_training.ipynb #a01f6a2c
 def _in_crew(model, train, valid, legs, recipe, say):
     "What each process of a crew does; rank 0 sends home what it learned, also if it diverged."
+    say = say or (lambda *words: None)
     try:
-        tuned, trouble = staged(model, train, valid, legs, replace(recipe, progress=say or (lambda *words: None))), None
+        tuned, trouble = staged(model, train, valid, legs, replace(recipe, progress=say, after_epoch=say)), None
     except Diverged as error:
         tuned, trouble = None, error
-    return tuned, trouble, {name: v.cpu() for name, v in model.state_dict().items()}
+    return tuned, trouble, {n: v.cpu() if isinstance(v, torch.Tensor) else v for n, v in tensors_of(model).items()}
 
-# %% ../../../nbs/tune/06_training.ipynb #94260361
+# %% ../../../nbs/tune/06_training.ipynb #3830c0e0
 def _sent_out(model, train, valid, legs, recipe):
     "Train in new processes and bring the weights home."
     total = len(legs) * recipe.epochs * math.ceil(len(train[1]) / recipe.batch)
-    cargo = (model, train, valid, legs, replace(recipe, progress=None))
+    cargo = (model, train, valid, legs, replace(recipe, progress=None, after_epoch=None))
+    listen = recipe.after_epoch or (lambda epoch: None)
     with reported(total, 0, recipe.progress) as tick:
-        hear = lambda done, total, words: tick(words) if words != "done" else None  # noqa: E731
+        hear = lambda *said: listen(*said) if len(said) == 1 else said[2] == "done" or tick(said[2])  # noqa: E731
         tuned, trouble, weights = launch(_in_crew, cargo, recipe.processes, recipe.device, hear)
-    model.load_state_dict(weights)
+    tensors_back(model, weights)
     model.eval()
     if trouble:
         raise trouble
     return tuned
 
-# %% ../../../nbs/tune/06_training.ipynb #8aed29ca
-def _whole(model, legs):
-    "Legs whose groups hold parameters of this model, as lists."
-    own, made = {id(p) for p in model.parameters()}, []
-    for leg in legs:
-        groups = [{**group, "params": list(group["params"])} for group in leg.groups]
-        weights = [p for group in groups for p in group["params"]]
-        if not weights or not own.issuperset(map(id, weights)):
-            what = "parameters of another model" if weights else "none"
-            raise ValueError(f"groups of {leg.name!r} must hold parameters of the model to train, got {what}")
-        made.append(Leg(leg.name, groups))
-    return made
-
-# %% ../../../nbs/tune/06_training.ipynb #a7fe672d
+# %% ../../../nbs/tune/06_training.ipynb #7ae8e07a
 def staged(
     model: nn.Module,  # trained in place
     train: tuple[Mapping[str, np.ndarray], np.ndarray],  # prepared inputs (rows first), targets (rows, …)
@@ -255,7 +259,7 @@ def staged(
     recipe: Recipe,  # how to train
 ) -> Tuned:  # what happened; the best weights are in the model
     "Train leg by leg, and keep the weights that validation liked best."
-    legs, (train, valid) = _whole(model, legs), (checked(model, train, "train"), checked(model, valid, "valid"))
+    legs, (train, valid) = whole(model, legs), (checked(model, train, "train"), checked(model, valid, "valid"))
     if train[1].shape[1:] != valid[1].shape[1:] or train[1].dtype != valid[1].dtype:
         what = f"got {train[1].shape} {train[1].dtype} and {valid[1].shape} {valid[1].dtype}"
         raise ValueError(f"targets of train and valid must be alike but for the number of rows, {what}")
@@ -264,7 +268,9 @@ def staged(
     if recipe.processes > 1 and not started():
         return _sent_out(model, train, valid, legs, recipe)
     with joined(recipe.device) as crew, _borrowed(model, crew, recipe.seed), recomputed(model, recipe.recompute):
-        about = identity(model, train, valid, legs, replace(recipe, processes=crew.size)) if recipe.checkpoint else {}
+        asked = recipe.checkpoint or crew.size > 1
+        about = identity(model, train, valid, legs, replace(recipe, processes=crew.size)) if asked else {}
+        agreed(crew, model, about)
         return _sailed(_Run(model, train, valid, recipe, crew, about), legs)
 
 # %% ../../../nbs/tune/06_training.ipynb #466f65bb
