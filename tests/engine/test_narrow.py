@@ -85,6 +85,102 @@ def test_only_as_many_are_let_off_as_are_needed(wild, tmp_path):
     assert asked == [0, 0, 1]
 
 
+class Deep(torch.nn.Module):
+    "Twelve layers."
+
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.ModuleList(torch.nn.Linear(64, 64) for _ in range(12))
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = torch.relu(layer(x))
+        return x.sum(1)
+
+
+def test_half_of_the_layers_and_no_more_are_let_off(tmp_path):
+    torch.manual_seed(0)
+    deep = bundle_of(Deep(), X[:2], tmp_path / "deep")
+    asked = []
+    with pytest.raises(CannotDo, match="even without 6 of 12 products: never"):
+        spare(deep, tmp_path / "b", {"x": X}, lambda b: asked.append(len(b.card["quantized"]["excluded"])) or "never")
+    assert asked == [0, 1, 2, 4, 6]
+    half = spare(
+        deep, tmp_path / "c", {"x": X}, lambda b: "" if len(b.card["quantized"]["excluded"]) >= 6 else "not yet"
+    )
+    assert len(half.card["sensitive"]["spared"]) == 6 and half.card["sensitive"]["tried"]["5"] == "not yet"
+
+
+def test_sparing_restores_what_bytes_have_spoilt(wild, tmp_path):
+    spoilt = moved(wild, quantize(wild, tmp_path / "all"), {"x": X})
+    spared = spare(wild, tmp_path / "some", {"x": X[::2]}, stays(wild, {"x": X}, 0.5 * spoilt))
+    assert moved(wild, spared, {"x": X}) <= 0.5 * spoilt and len(spared.card["sensitive"]["spared"]) == 1
+
+
+@pytest.mark.parametrize("answer", [True, False, None, 0.1])
+def test_a_judge_says_why_and_not_whether(wild, tmp_path, answer):
+    with pytest.raises(ValueError, match=f"holds must return why .* got {answer}"):
+        spare(wild, tmp_path / "b", {"x": X}, lambda bundle: answer)
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize(
+    ("rows", "more", "says"),
+    [
+        (X, {"share": -0.1}, "share must be 0 or more"),
+        (X, {"share": float("nan")}, "share must be 0 or more"),
+        (X, {"output": "nobody"}, "output one of prediction"),
+        (X[:1], {}, "got 1 without a spread"),
+        (np.ones_like(X), {}, "got 64 without a spread"),
+        (X[:0], {}, "at least one row"),
+        (X * np.nan, {}, "finite"),
+    ],
+)
+def test_a_margin_or_rows_that_mean_nothing_are_refused(wild, rows, more, says):
+    with pytest.raises(ValueError, match=says):
+        stays(wild, {"x": rows}, **more)
+
+
+def test_a_classifier_is_judged_by_its_probabilities(tmp_path):
+    from sklearn.neural_network import MLPClassifier
+
+    model = MLPClassifier((32,), max_iter=5, random_state=0)
+    with pytest.warns(UserWarning, match="hasn't converged"):
+        model.fit(X, np.where(X[:, 0] > 0, "cat", "dog"))
+    net = bundle_of(model, X[:4], tmp_path / "net")
+    made = spare(net, tmp_path / "b", {"x": X}, stays(net, {"x": X}, 0.2))
+    assert made.card["sensitive"]["tried"] == {"0": "held"}
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_weight_is_off_by_half_a_step_of_its_block_unless_it_mirrors_the_largest(tmp_path, bits):
+    w = np.random.default_rng(1).normal(size=(64, 8)).astype(np.float32)
+    layer = torch.nn.Linear(64, 8, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(w.T))
+    packed = graph_in(weight_only(bundle_of(layer, X[:2], tmp_path / "a"), tmp_path / "b", bits, 32))
+    q, s = packed.reshape(8, 2, 32), scales_in(onnx.load(tmp_path / "b" / "model.onnx")).reshape(8, 2, 1)
+    exact, step = w.T.reshape(8, 2, 32), np.abs(s)
+    off = np.abs(q * s - exact)
+    cut = q == 2 ** (bits - 1) - 1
+    assert (off[~cut] <= 0.5001 * np.broadcast_to(step, off.shape)[~cut]).all() and (off <= 1.0001 * step).all()
+
+
+def graph_in(bundle):
+    "The whole numbers of the only packed product, (columns, inputs)."
+    graph = onnx.load(bundle.folder / bundle.graph).graph
+    node = next(n for n in graph.node if n.op_type == "MatMulNBits")
+    bits = next(a.i for a in node.attribute if a.name == "bits")
+    raw = onnx.numpy_helper.to_array(next(t for t in graph.initializer if t.name == node.input[1]))
+    parts = np.stack([raw & 15, raw >> 4], -1) if bits == 4 else raw  # the low half comes first
+    return parts.reshape(8, -1).astype(int) - 2 ** (bits - 1)
+
+
+def scales_in(model):
+    node = next(n for n in model.graph.node if n.op_type == "MatMulNBits")
+    return onnx.numpy_helper.to_array(next(t for t in model.graph.initializer if t.name == node.input[2]))
+
+
 def test_an_answer_that_stays_is_measured(wild, tmp_path):
     changed = quantize(wild, tmp_path / "all")
     off = moved(wild, changed, {"x": X})

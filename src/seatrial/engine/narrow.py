@@ -1,10 +1,10 @@
 r"""What if only the weights get smaller, to a byte, half a byte, or half a float?
 
-**Method.** *Weight-only* quantization stores the weights of a product in $k = 8$ or $4$ bits and leaves the activations as they are. Columns are cut into blocks of $g$ numbers, each with a scale of its own:
+**Method.** *Weight-only* quantization stores the weights of a product in $k = 8$ or $4$ bits and the graph's activations stay floats (the runtime may round them, 32 or so at a time, while it multiplies). Columns are cut into blocks of $g$ numbers, each with a scale of its own:
 
 $$W_{ij} \approx s_{b(i), j}\, Q_{ij}, \qquad Q_{ij} \in \{-2^{k-1}, \dots, 2^{k-1} - 1\}, \qquad b(i) = \lfloor i / g \rfloor$$
 
-A step is as large as the largest of $g$ numbers demands, not of a whole column; that is what makes four bits bearable. Its sign is chosen so that this largest number becomes $-2^{k-1}$, the one whole number that has no opposite. A block costs a scale of 4 bytes, so a weight takes $k + 32 / g$ bits (ONNX Runtime's `MatMulNBits`). It is made for models whose time goes into *reading* their weights, large ones that answer one row at a time; where time goes into arithmetic, bytes on both sides ([quantize](16_quantize.ipynb)) are faster.
+A step is as large as the largest of $g$ numbers demands, not of a whole column; that is what makes four bits bearable. Its sign is chosen so that this largest number becomes $-2^{k-1}$, the one whole number that has no opposite. A weight is then off by at most half a step; only one of the other sign that is just as large is cut, by at most a whole one. A block costs a scale of 4 bytes, so a weight takes $k + 32 / g$ bits (ONNX Runtime's `MatMulNBits`). It is made for models whose time goes into *reading* their weights, large ones that answer one row at a time; where time goes into arithmetic, bytes on both sides ([quantize](16_quantize.ipynb)) are faster.
 
 *Halves* (fp16: 1 sign, 5 exponent and 10 fraction bits) keep every number with a relative error up to $2^{-11}$ and the range to 65,504. Graphics processors have units for them; on a CPU they are made and checked here, and their speed is not claimed: most CPUs turn them back into floats before every operation.
 
@@ -17,7 +17,7 @@ Docs: https://seatrial.github.io/seatrial/engine/narrow.html.md"""
 # %% auto #0
 __all__ = ['weight_only', 'halved']
 
-# %% ../../../nbs/engine/22_narrow.ipynb #6a3aee81
+# %% ../../../nbs/engine/22_narrow.ipynb #4c766e67
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from .bundle import Bundle
 from .export import bare, hushed
 from .parity import cause
 from .quantize import graph_of, rebuilt
-from .surgery import alike, swept
+from .surgery import alike, in_order, swept
 
 # %% ../../../nbs/engine/22_narrow.ipynb #59b1feec
 def weight_only(
@@ -46,25 +46,27 @@ def weight_only(
     note = {"method": f"weights alone, blocks of {block}", "bits": bits, "graph_mb": sizes}
     return rebuilt(bundle, small, folder, quantized=note)
 
-# %% ../../../nbs/engine/22_narrow.ipynb #249b676d
+# %% ../../../nbs/engine/22_narrow.ipynb #f83f4c44
 def _split(model: Any) -> Any:
     "The model with each plain `Gemm` of stored weights as a product and a sum."
     from onnx import helper, numpy_helper
 
-    weights, nodes = {t.name: t for t in model.graph.initializer}, []
+    weights, nodes, made = {t.name: t for t in model.graph.initializer}, [], {}
     for n in list(model.graph.node):
         facts = {a.name: helper.get_attribute_value(a) for a in n.attribute}
         plain = facts.get("alpha", 1) == facts.get("beta", 1) == 1 and not facts.get("transA")
         if n.op_type == "Gemm" and plain and n.input[1] in weights:
-            w = numpy_helper.to_array(weights[n.input[1]])
-            name = f"{n.input[1]}/columns"
-            model.graph.initializer.append(numpy_helper.from_array((w.T if facts.get("transB") else w).copy(), name))
+            name = f"{n.input[1]}/{'rows' if facts.get('transB') else 'columns'}"
+            if name not in made:  # several products may share a matrix
+                w = numpy_helper.to_array(weights[n.input[1]])
+                made[name] = numpy_helper.from_array((w.T if facts.get("transB") else w).copy(), name)
             product = f"{n.output[0]}/product" if len(n.input) > 2 else n.output[0]
             nodes.append(helper.make_node("MatMul", [n.input[0], name], [product], name=n.name))
             if len(n.input) > 2:
                 nodes.append(helper.make_node("Add", [product, n.input[2]], [n.output[0]], name=f"{n.name}/sum"))
         else:
             nodes.append(n)
+    model.graph.initializer.extend(made.values())
     return swept(model, nodes)
 
 # %% ../../../nbs/engine/22_narrow.ipynb #8a0280ff
@@ -92,13 +94,16 @@ def halved(
         note = alike(bundle, rebuilt(bundle, small, Path(room, "trial")), tolerance)
     return rebuilt(bundle, small, folder, halved=note)
 
-# %% ../../../nbs/engine/22_narrow.ipynb #e5d8afda
+# %% ../../../nbs/engine/22_narrow.ipynb #b87364f8
 def _in_halves(model: Any, name: str) -> Any:
     "A model in fp16 whose inputs and outputs keep their types."
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     try:
         with hushed():
-            return bare(convert_float_to_float16(model, keep_io_types=True))
+            small = bare(convert_float_to_float16(model, keep_io_types=True))
     except Exception as e:  # the converter raises whatever it meets
         raise CannotDo(f"{name} cannot be turned into halves ({cause(e)}); serve it as it is") from None
+    if all(t.data_type != 10 for t in small.graph.initializer):  # 10: float16
+        raise CannotDo(f"{name} has no weights of 32 bits that could be halved; serve it as it is")
+    return swept(small, in_order(list(small.graph.node)))

@@ -4,7 +4,7 @@ r"""Which few layers spoil the answers of all, and what does it cost to let them
 
 $$e = \frac{\lVert \hat x \hat W - x W \rVert}{\lVert x W \rVert}$$
 
-That orders the layers, and one run is enough for all of them. Whether leaving some out *helps* is then measured on the answers of the whole model: none are left out, then the worst 1, 2, 4, 8 …, until the answers hold. Doubling keeps the number of models that are built logarithmic; at the end the last step is halved, so that no more are let off than about needed.
+That orders the layers, and one run is enough for all of them. Whether leaving some out *helps* is then measured on the answers of the whole model: none are left out, then the worst 1, 2, 4, 8 … up to half of them, until the answers hold. Doubling keeps the number of models that are built logarithmic; at the end the last step is halved once, so that no more are let off than about needed.
 
 Assumption: a layer that suffers much itself is a layer that harms the answers. Often true, never certain; so the order is a guess, and only the measurement on the answers decides. If half of the products are let off and the answers still do not hold, the model is refused: what is left would not be fast.
 
@@ -15,7 +15,7 @@ Docs: https://seatrial.github.io/seatrial/engine/sensitive.html.md"""
 # %% auto #0
 __all__ = ['Holds', 'suffering', 'stays', 'spare']
 
-# %% ../../../nbs/engine/21_sensitive.ipynb #693103a0
+# %% ../../../nbs/engine/21_sensitive.ipynb #311227bc
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ import numpy as np
 from ..base.settings import CannotDo
 from .bundle import Bundle, prepare
 from .quantize import graph_of, products, quantize, rebuilt
-from .static import moved
+from .runtime import load
 from .surgery import observed
 
 # %% ../../../nbs/engine/21_sensitive.ipynb #0f0ae40f
@@ -38,7 +38,7 @@ def _rounding(x: np.ndarray, w: np.ndarray) -> float:
     off = (np.rint(x / a) * a) @ (np.rint(w / s) * s) - exact
     return float(np.linalg.norm(off) / max(np.linalg.norm(exact), 1e-12))
 
-# %% ../../../nbs/engine/21_sensitive.ipynb #a062433c
+# %% ../../../nbs/engine/21_sensitive.ipynb #cd1b5547
 def suffering(
     bundle: Bundle,  # an ONNX bundle in full precision
     inputs: Mapping[str, Any],  # some rows, as a client sends them
@@ -53,35 +53,54 @@ def suffering(
     found = {}
     for n in nodes:
         w = numpy_helper.to_array(weights[n.input[1]])
-        flipped = any(a.name == "transB" and a.i for a in n.attribute)
-        x = seen[n.input[0]].reshape(-1, w.shape[1 if flipped else 0])[:512]
-        found[n.name] = _rounding(x, w.T if flipped else w)
+        turned = {a.name for a in n.attribute if a.name in ("transA", "transB") and a.i}
+        w, x = w.T if "transB" in turned else w, seen[n.input[0]]
+        x = (x.T if "transA" in turned else x).reshape(-1, len(w))[:512]
+        found[n.name] = _rounding(x, w)
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
-# %% ../../../nbs/engine/21_sensitive.ipynb #f81909c2
+# %% ../../../nbs/engine/21_sensitive.ipynb #cb23c2e5
+def _spread(bundle: Bundle, inputs: Mapping[str, Any], output: str) -> np.ndarray:
+    "The answers to rows by which something can be judged."
+    answers = load(bundle).run(inputs)[output]
+    if answers.dtype.kind not in "fiub" or not np.std(answers.astype(float)) > 0:
+        raise ValueError(f"inputs must be rows with different numbers as {output}, got {len(answers)} without a spread")
+    return answers.astype(float)
+
+# %% ../../../nbs/engine/21_sensitive.ipynb #d96ec70e
 Holds = Callable[[Bundle], str]  # a bundle to why it does not hold; empty if it does
 
 
 def stays(
     bundle: Bundle,  # the original
     inputs: Mapping[str, Any],  # rows that calibrated nothing
-    share: float = 0.1,  # largest change of the answers, as a share of their spread
+    share: float = 0.1,  # largest change of the answers, as a share of their spread, 0 or more
+    output: str | None = None,  # which output; None: the first that holds floats, else the first
 ) -> Holds:  # for `spare`
     "The judge that looks at how far the answers move."
+    outputs = sorted(bundle.signature.outputs, key=lambda s: not s.datatype.startswith("FP"))
+    known = [s.name for s in outputs]
+    if not share >= 0 or (output is not None and output not in known):
+        raise ValueError(f"share must be 0 or more and output one of {', '.join(known)}, got {share} and {output!r}")
+    judged = output or known[0]
+    right = _spread(bundle, inputs, judged)
 
     def holds(changed: Bundle) -> str:
-        off = moved(bundle, changed, inputs)
+        off = np.sqrt(((load(changed).run(inputs)[judged] - right) ** 2).mean()) / right.std()
         return "" if off <= share else f"its answers move by {off:.3f} of their spread, and {share:g} is allowed"
 
     return holds
 
-# %% ../../../nbs/engine/21_sensitive.ipynb #51c6bc3c
+# %% ../../../nbs/engine/21_sensitive.ipynb #4c6f726f
 def _step(bundle: Bundle, folder: Path, worst: Sequence[str], holds: Holds, make: Callable) -> tuple[Bundle, str]:
     "A bundle without the worst, and why it does not hold."
     changed = make(bundle, folder, exclude=list(worst))
-    return changed, holds(changed)
+    why = holds(changed)
+    if not isinstance(why, str):
+        raise ValueError(f"holds must return why a bundle does not hold, and '' if it does, got {why!r}")
+    return changed, why
 
-# %% ../../../nbs/engine/21_sensitive.ipynb #4debce26
+# %% ../../../nbs/engine/21_sensitive.ipynb #c9b4d751
 def spare(
     bundle: Bundle,  # an ONNX bundle in full precision
     folder: Path | str,  # a new or empty folder
@@ -93,17 +112,16 @@ def spare(
     import onnx
 
     worst, tried = list(suffering(bundle, inputs)), {}
+    half = len(worst) // 2
     with tempfile.TemporaryDirectory() as room:
-        k = 0
-        while k <= len(worst) // 2:
-            made, why = _step(bundle, Path(room, str(k)), worst[:k], holds, make)
-            tried[k] = why
-            if not why:
+        for k in [0, *(2**i for i in range(half.bit_length()) if 2**i < half), *([half] if half else [])]:
+            made, tried[k] = _step(bundle, Path(room, str(k)), worst[:k], holds, make)
+            if not tried[k]:
                 break
-            k = 2 * k or 1
         else:
-            raise CannotDo(f"bytes do not hold even without {max(tried)} of {len(worst)} products: {why}")
-        if (middle := (k + k // 2) // 2) not in tried and middle < k:
+            raise CannotDo(f"bytes do not hold even without {k} of {len(worst)} products: {tried[k]}")
+        last = max([n for n in tried if n < k], default=k)
+        if (middle := (last + k) // 2) not in tried:
             again, tried[middle] = _step(bundle, Path(room, str(middle)), worst[:middle], holds, make)
             made = made if tried[middle] else again
         note = {"spared": made.card["quantized"]["excluded"], "tried": {str(n): w or "held" for n, w in tried.items()}}
