@@ -3,6 +3,7 @@
 import json
 import pickle
 from collections import Counter
+from contextlib import suppress
 from itertools import combinations, product
 from math import comb
 
@@ -96,6 +97,31 @@ def test_what_is_no_memory_is_refused_in_one_sentence(tmp_path):
             load(tmp_path / name)
     with pytest.raises(CannotDo, match="cannot be written"):
         save(Buffer(1), tmp_path / "no" / "folder.npz")
+
+
+def test_a_damaged_or_contradictory_memory_is_refused(tmp_path):
+    path, memory = tmp_path / "m.npz", Buffer(7).add({"label": np.arange(9)})
+    save(memory, path)
+    whole = path.read_bytes()
+    for at in range(0, len(whole), 11):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 16]) + whole[at + 1 :])
+        with suppress(CannotDo):
+            assert digest_of({"b": load(path)}) == digest_of({"b": memory})
+    state = memory.state_dict()
+    about = json.loads(state["about"])
+    for wrong in ({"seen": 10**6, "capacity": 50}, {"seen": 3}, {"seen": -1}, {"capacity": 10**15, "seen": 7}):
+        np.savez(path, **{**state, "about": json.dumps(about | wrong)})
+        with pytest.raises(CannotDo, match="is no memory that `save` wrote"):
+            load(path)
+
+
+def test_failed_saving_leaves_the_old_memory(tmp_path):
+    path = tmp_path / "m.npz"
+    save(Buffer(7).add({"label": np.arange(9)}), path)
+    (tmp_path / "m.npz.part").mkdir()
+    with pytest.raises(CannotDo, match="cannot be written"):
+        save(Buffer(7), path)
+    assert len(load(path)) == 7
 
 
 @pytest.fixture

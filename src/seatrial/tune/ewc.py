@@ -70,7 +70,7 @@ def asleep(
         for module, training in modes:
             module.training = training
 
-# %% ../../../nbs/tune/11_ewc.ipynb #ac14af91
+# %% ../../../nbs/tune/11_ewc.ipynb #7e20808f
 def fisher(
     model: nn.Module,  # answers (rows, classes) logits, or (rows,) numbers
     inputs: Mapping[str, np.ndarray],  # prepared, rows first
@@ -89,6 +89,8 @@ def fisher(
     classes = None if classes is None else list(classes)
     few = np.sort(rng.permutation(n)[: rows or n])
     weights = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    if not weights:
+        raise ValueError("model must have a parameter that trains, got none with requires_grad")
     device = next(iter(weights.values())).device
     feed, answer = Feed.of(inputs, device=str(device)), _one_answer(model, inputs, device, classes)
     how = draws, noise if answer.ndim == 1 else 0, torch.Generator(device).manual_seed(int(rng.integers(2**31)))
@@ -100,7 +102,17 @@ def fisher(
             total = {name: t + found[name].detach() / len(few) for name, t in total.items()}
     return total
 
-# %% ../../../nbs/tune/11_ewc.ipynb #c6ec52f9
+# %% ../../../nbs/tune/11_ewc.ipynb #a3ccdbe7
+def _competing(columns, classes):
+    "Refuse a competition of one: the probability of a single class is always 1, and nothing can be learned from it."
+    few = columns if classes is None else len(set(classes))
+    if few < 2 or few < len(classes or ()):
+        what = f"{columns} columns" + ("" if classes is None else f" and classes {list(classes)}")
+        raise ValueError(f"at least 2 different classes must compete, got {what}; answer (rows,) for numbers")
+    if classes is not None and not set(classes) <= set(range(columns)):
+        raise ValueError(f"classes must be below {columns}, as many as the model answers, got {list(classes)}")
+
+# %% ../../../nbs/tune/11_ewc.ipynb #b1209189
 def _one_answer(model, inputs, device, classes):
     "The answer to the first row: (1, classes) logits or (1,) number."
     with asleep(model), torch.no_grad():
@@ -109,8 +121,8 @@ def _one_answer(model, inputs, device, classes):
         raise ValueError("model must answer (rows, classes) logits or (rows,) numbers to have a Fisher information")
     if not bool(torch.isfinite(answer).all()):
         raise ValueError("model must answer finite numbers, got a NaN or an infinity; train it again")
-    if answer.ndim == 2 and classes is not None and not set(classes) <= set(range(answer.shape[1])):
-        raise ValueError(f"classes must be below {answer.shape[1]}, as many as the model answers, got {list(classes)}")
+    if answer.ndim == 2:
+        _competing(answer.shape[1], classes)
     return answer
 
 # %% ../../../nbs/tune/11_ewc.ipynb #21e59be8

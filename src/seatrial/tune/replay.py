@@ -48,7 +48,7 @@ def places(
     drawn = rng.integers(0, late + 1) if len(late) else late
     return np.concatenate([t[t < capacity], drawn])
 
-# %% ../../../nbs/tune/10_replay.ipynb #4d9a6a2c
+# %% ../../../nbs/tune/10_replay.ipynb #3e15d896
 class Buffer:
     "A uniform sample of all rows seen so far, in a fixed number of places."
 
@@ -90,12 +90,11 @@ class Buffer:
     def load_state_dict(self, state: Mapping):
         "Become the memory that a state describes."
         about = json.loads(str(state["about"]))
-        _consistent(about, [column for name, column in state.items() if name != "about"])
-        self.capacity, self.seen, self.columns = about["capacity"], about["seen"], {}
+        held = {name.removeprefix("column "): column for name, column in state.items() if name != "about"}
+        _consistent(about, held.values())
+        self.capacity, self.seen = about["capacity"], about["seen"]
         self.rng.bit_generator.state = about["rng"]
-        for name, held in state.items():
-            if name != "about":
-                self.columns[name.removeprefix("column ")] = reserved(held, self.capacity)
+        self.columns = {name: reserved(column, self.capacity) for name, column in held.items()}
 
 # %% ../../../nbs/tune/10_replay.ipynb #71822e32
 def _consistent(about, columns):
@@ -154,14 +153,14 @@ def save(
             f"memory {str(path)!r} cannot be written ({error.strerror}); make room or name another"
         ) from None
 
-# %% ../../../nbs/tune/10_replay.ipynb #77315528
+# %% ../../../nbs/tune/10_replay.ipynb #599ebe44
 def load(
     path: str | Path,  # what `save` wrote
 ) -> Buffer:
     "Read a memory; nothing in the file is ever run."
     buffer = Buffer(1)
     try:
-        with np.load(path, allow_pickle=False) as held:
+        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as held:
             buffer.load_state_dict(dict(held))
     except (OSError, ValueError, KeyError, EOFError, TypeError, MemoryError, BadZipFile, zlib.error) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:90]
