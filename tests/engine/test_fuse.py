@@ -80,6 +80,36 @@ def test_the_smallest_go_wherever_they_are(share, seed):
     assert len(gone) == pytest.approx(share * 330, abs=1.5) and (not len(gone) or gone.max() <= kept.min())
 
 
+@given(st.integers(1, 40), st.floats(0, 0.99))
+def test_of_equal_weights_only_as_many_go_as_must(n, share):
+    masks = smallest([np.ones((n, 2)), -np.ones((3, 1))], share)
+    assert sum((~m).sum() for m in masks) == round(share * (2 * n + 3))
+    assert [m.shape for m in masks] == [(n, 2), (3, 1)]
+
+
+@pytest.mark.parametrize(
+    ("rule", "left"),
+    [
+        ({"share": 0.5}, [[4, 0, 2, 0], [3, 0, 0, 5]]),  # .1 .2 .5 1 go
+        ({"share": 0.25}, [[4, 1, 2, 0.5], [3, 0, 0, 5]]),
+        ({"pattern": "2:4"}, [[4, 0, 2, 0], [3, 0, 0, 5]]),  # along the four inputs of each neuron
+    ],
+)
+def test_pruning_by_hand(tmp_path, rule, left):
+    layer = torch.nn.Linear(4, 2, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[4.0, 1.0, 2.0, 0.5], [3.0, 0.1, 0.2, 5.0]]))
+    pruned = prune(bundle_of(layer, X[:2, :4], tmp_path / "net"), tmp_path / "b", **rule)
+    answers = load(pruned).run({"input": np.eye(4, dtype=np.float32)})["prediction"]
+    np.testing.assert_array_equal(answers.T, np.array(left, np.float32))
+
+
+def test_a_thinned_layer_keeps_its_kind_of_numbers():
+    first, second = torch.nn.Linear(4, 6).double(), torch.nn.Linear(6, 2).double()
+    a, b = thinned(first, second, 0.5)
+    assert {p.dtype for p in (*a.parameters(), *b.parameters())} == {torch.float64}
+
+
 @pytest.mark.parametrize(("pattern", "share", "zeros"), [("smallest", 0.4, 0.4), ("2:4", 0.4, 0.5)])
 def test_a_pruned_bundle_holds_its_zeros_and_says_so(tmp_path, pattern, share, zeros):
     torch.manual_seed(0)

@@ -27,15 +27,17 @@ from ..base.settings import CannotDo
 from .bundle import Bundle
 from .quantize import graph_of, products, rebuilt
 
-# %% ../../../nbs/engine/27_prune.ipynb #a05813c1
+# %% ../../../nbs/engine/27_prune.ipynb #0d0a93fe
 def smallest(
     matrices: Sequence[np.ndarray],  # weights, (in, out)
     share: float,  # of all numbers together, inside [0, 1)
 ) -> list[np.ndarray]:  # True where a number stays
     "Masks that drop the smallest numbers of all matrices together."
     sizes = np.concatenate([np.abs(w).ravel() for w in matrices])
-    limit = np.quantile(sizes, share) if share else -1.0
-    return [np.abs(w) > limit for w in matrices]
+    kept, count = np.ones(len(sizes), bool), round(share * len(sizes))
+    kept[np.argpartition(sizes, max(count - 1, 0))[:count]] = False  # of equals, as many go as must
+    parts = np.split(kept, np.cumsum([w.size for w in matrices])[:-1])
+    return [part.reshape(w.shape) for part, w in zip(parts, matrices, strict=True)]
 
 # %% ../../../nbs/engine/27_prune.ipynb #bca049de
 def two_of_four(
@@ -111,12 +113,13 @@ def thinned(
     bias = None if first.bias is None else first.bias[kept]
     return _linear(first.weight[kept], bias), _linear(second.weight[:, kept], second.bias)
 
-# %% ../../../nbs/engine/27_prune.ipynb #7af2cd67
+# %% ../../../nbs/engine/27_prune.ipynb #d189e19a
 def _linear(weight: Any, bias: Any) -> Any:
     "A torch layer with copies of these weights."
     import torch
 
-    made = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+    kind = {"dtype": weight.dtype, "device": weight.device}
+    made = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, **kind)
     with torch.no_grad():
         made.weight.copy_(weight)
         if bias is not None:
