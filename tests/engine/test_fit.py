@@ -305,3 +305,14 @@ def test_static_ranges_come_from_the_rows_that_are_given(net, tmp_path):
     assert found.row("static").latency_ms
     with pytest.raises(ValueError, match="must be named"):
         fit(net, {"input": X}, truth(net), tmp_path / "n", variants=["static"], calibration={"x": X[:32]})
+
+
+def test_a_reason_names_no_folder_that_will_be_gone(net, tmp_path):
+    found = fit(net, {"input": X}, truth(net), tmp_path / "k", variants=["packed"], batches=(1,), seconds=0.05)
+    assert "takes no attention_mask" in found.row("packed").reason and "/" not in found.row("packed").reason
+
+
+def test_a_race_runs_as_many_rounds_as_it_must():
+    clock = Ticks()
+    times = race({"slow": Worker(clock, 9.0, [])}, {"x": np.arange(9)}, (1,), 0.1, clock, least=3)
+    assert len(times[1]["slow"]) == 3

@@ -153,16 +153,16 @@ def train_encoder(story: Story) -> None:
             f"best after stage {tuned.best_stage!r}, validation loss {tuned.best_loss:.2f}",
         )
 
-# %% ../../../nbs/app/02_story.ipynb #b0b1ba45
+# %% ../../../nbs/app/02_story.ipynb #cce13039
 def keep(story: Story, name: str):
     "Measure the variants of one bundle and keep the best that is proved."
     from seatrial.engine.fit import fit
 
     with story.step(f"fit {name}: which variant earns its place?") as step:
         inputs, truth = arrays(story.parts["exam"])
-        rules = story.settings.engine
-        where = story.folder / f"{name}-kept"
-        found = fit(story.bundles[name], inputs, truth, where, margin=rules.loss_margin_share, alpha=rules.alpha)
+        rules, learnt = story.settings.engine, arrays(story.parts["valid"].slice(0, 128))[0]
+        rule = {"margin": rules.loss_margin_share, "alpha": rules.alpha, "calibration": learnt}
+        found = fit(story.bundles[name], inputs, truth, story.folder / f"{name}-kept", **rule)
         story.bundles[name] = found.kept
         step.decided = f"kept {next(r.variant for r in found.rows if r.verdict == 'kept')}"
         step.evidence = "; ".join(f"{r.variant}: {r.verdict}, {r.reason}" for r in found.rows)

@@ -117,7 +117,7 @@ def _checked(plan: _Plan, variants: Sequence[str]) -> _Plan:
         raise ValueError(f"budget_s must be more than 0, got {plan.budget_s}")
     return plan
 
-# %% ../../../nbs/engine/26_fit.ipynb #9d534909
+# %% ../../../nbs/engine/26_fit.ipynb #c6299204
 def _made(bundle: Bundle, names: Sequence[str], room: Path, rows: Any, plan: _Plan) -> tuple[dict, list[Row]]:
     "The variants that can be made, and rows for those that cannot."
     made, unmade, shelf = {"fp32": bundle}, [], {}
@@ -128,7 +128,8 @@ def _made(bundle: Bundle, names: Sequence[str], room: Path, rows: Any, plan: _Pl
                 raise CannotDo("half of the budget was spent before its turn; give more by `budget_s`")
             made[name] = build(bundle, VARIANTS[name], room, rows, shelf)
         except CannotDo as e:
-            unmade.append(Row(name, "refused", f"cannot be made: {e}"))
+            why = str(e).replace(f"{bundle.folder}/", "").replace(f"{room}/", "")  # no folder that will be gone
+            unmade.append(Row(name, "refused", f"cannot be made: {why}"))
     return made, unmade
 
 # %% ../../../nbs/engine/26_fit.ipynb #1584eba8
@@ -216,7 +217,7 @@ def _costs(row: Row) -> tuple[float, ...]:
     memory = row.memory_mb if math.isfinite(row.memory_mb) else math.inf
     return row.latency_ms[small], row.latency_ms[large] / large, memory, row.loss
 
-# %% ../../../nbs/engine/26_fit.ipynb #d0addcb6
+# %% ../../../nbs/engine/26_fit.ipynb #3924881b
 def _raced(engines: Mapping[str, Engine], lost: Mapping, inputs: Mapping, plan: _Plan) -> list[Row]:
     "A row for each contestant, before one is chosen."
     memory = {}
@@ -225,7 +226,8 @@ def _raced(engines: Mapping[str, Engine], lost: Mapping, inputs: Mapping, plan: 
         memory[name] = footprint(engine.bundle, max(plan.batches), engine.threads)
     plan.say("race")
     left = max(0.0, 0.8 * (1 - plan.spent) * plan.budget_s)
-    times = race(engines, inputs, plan.batches, min(plan.seconds, left / len(plan.batches)))
+    pace = {"seconds": min(plan.seconds, left / len(plan.batches)), "least": 12 if plan.spent < 0.5 else 6}
+    times = race(engines, inputs, plan.batches, **pace)
     alpha = plan.alpha / max(1, len(engines) - 1)
     return [_judge(n, e, times, lost[n.partition(",")[0]], memory, alpha) for n, e in engines.items()]
 

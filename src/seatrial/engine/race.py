@@ -61,19 +61,20 @@ def losses(
 def _slice(inputs: Mapping[str, np.ndarray], start: int, stop: int) -> dict[str, np.ndarray]:
     return {name: a[start:stop] for name, a in inputs.items()}
 
-# %% ../../../nbs/engine/25_race.ipynb #5ee6a129
+# %% ../../../nbs/engine/25_race.ipynb #0cd03a9d
 def race(
     engines: Mapping[str, Engine],  # variants, loaded
     inputs: Mapping[str, np.ndarray],  # rows to answer
     batches: Sequence[int] = (1, 8, 64),  # rows in a call
     seconds: float = 3.0,  # about how long, for each batch size
     clock: Callable[[], float] = time.perf_counter,  # seconds
+    least: int = 12,  # rounds for each batch size, however long they take
 ) -> dict[int, dict[str, np.ndarray]]:  # batch size to variant to milliseconds of each round
     "Time variants in turn on the same rows."
     n, order, times = len(next(iter(inputs.values()))), list(engines), {}
     for batch in batches:
         spent, began, r = {name: [] for name in order}, clock(), 0
-        while r < 12 or (clock() - began < seconds and r < 2000):
+        while r < least or (clock() - began < seconds and r < 2000):
             at = r * batch % max(1, n - batch + 1)
             rows = _slice(inputs, at, at + batch)
             for name in order[r % len(order) :] + order[: r % len(order)]:
