@@ -1,6 +1,7 @@
 "The command line as a shell sees it: what it prints, what it refuses, and with which status."
 
 import json
+import pickle
 import re
 import shutil
 import socket
@@ -198,3 +199,68 @@ def test_settings_are_the_ones_in_force(ask, place):
     (place / "settings.ini").write_text("[serve]\nport = 8123\n")
     rows = json.loads(ask("settings", "--json")[1])
     assert {r["value"] for r in rows if (r["section"], r["key"]) == ("serve", "port")} == {8123}
+
+
+@pytest.fixture(scope="module")
+def torch_files(tmp_path_factory):
+    "One network as TorchScript and as a torch program."
+    import warnings
+
+    import torch
+
+    place, net = tmp_path_factory.mktemp("torch"), torch.nn.Linear(3, 1)
+    free = ({0: torch.export.Dim("rows")},)
+    torch.export.save(torch.export.export(net, (torch.ones(2, 3),), dynamic_shapes=free), place / "m.pt2")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(net).save(place / "m.pt")
+    np.save(place / "rows.npy", np.random.default_rng(0).normal(size=(5, 3)))
+    (place / "rows.csv").write_text("a,b,c\n1,2,3\n4,5.5,6\n")
+    return place
+
+
+@pytest.mark.parametrize(("file", "rows"), [("m.pt", "rows.csv"), ("m.pt2", "rows.npy")])
+def test_a_torch_file_is_registered_by_showing_rows(ask, registered, torch_files, file, rows):
+    status, out, err = ask("register", torch_files / file, "--name", "shown", "--example", torch_files / rows, "--json")
+    assert (status, err) == (0, "") and json.loads(out)["version"] == "1.0.0"
+    assert ask("predict", "shown", "--inputs", '{"input": [[1, 2, 3]]}', "--json")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("argv", "status", "words"),
+    [
+        (["m.pt"], 2, r"does not say what it takes; show it some rows with --example"),
+        (["m.pt2"], 2, r"does not say what it takes; show it some rows with --example"),
+        (["model.joblib"], 2, "a pickle, which is never opened"),
+        (["model.pkl", "--example", "rows.npy"], 2, "a pickle, which is never opened"),
+        (["m.pt", "--example", "absent.npy"], 3, r"absent\.npy is not a readable file of numbers"),
+        (["m.pt", "--example", "absent.csv"], 3, "does not exist"),
+        (["m.pt", "--example", "pickled.npy"], 3, "not a readable file of numbers"),
+        (["m.pt", "--example", "words.csv"], 2, "must hold numbers, got 'x'"),
+        (["m.pt", "--example", "narrow.csv"], 2, "its forward failed on it"),
+        (["pickle.pt", "--example", "rows.npy"], 3, "a pickle can run code and is never opened"),
+        (["pickle.onnx"], 3, "a pickle can run code and is never opened"),
+        ([".", "--example", "rows.npy"], 2, "must be left out for a bundle"),
+    ],
+)
+def test_what_cannot_be_registered_is_told_what_to_show(ask, registered, torch_files, place, argv, status, words):
+    for file in torch_files.iterdir():
+        shutil.copy(file, place)
+    (place / "narrow.csv").write_text("a,b\n1,2\n")
+    (place / "words.csv").write_text("a,b\n1,x\n")
+    np.save(place / "pickled.npy", np.array([Trap(place)], dtype=object), allow_pickle=True)
+    for name in ("model.joblib", "model.pkl", "pickle.pt", "pickle.onnx"):
+        (place / name).write_bytes(pickle.dumps(Trap(place)))
+    got, _, err = ask("register", *argv, "--name", "shown")
+    assert (got, len(err.strip().splitlines())) == (status, 1) and re.search(words, err), err
+    assert not (place / "sprung").exists()
+
+
+class Trap:
+    "Makes a folder when it is unpickled."
+
+    def __init__(self, place):
+        self.place = place
+
+    def __reduce__(self):
+        return (self.place / "sprung").mkdir, ()

@@ -1,5 +1,6 @@
 """Whatever stands in a torch archive, nothing of it runs: only tensors and torch's own operators come through."""
 
+import contextlib
 import io
 import json
 import pickle
@@ -92,13 +93,15 @@ def test_a_pickle_hidden_in_any_part_of_a_program_is_never_unpickled(room, tmp_p
     with zipfile.ZipFile(source) as z:
         parts = [name.partition("/")[2] for name in z.namelist()]
     parts += ["data/weights/model.pt", "data/constants/model.pt", "data/constants/opaque_obj_0", "models/other.json"]
+    said = []
     for part in parts:
         for body in (saved(Trap(tmp_path)), pickle.dumps(Trap(tmp_path))):
             path = altered(source, tmp_path, part, lambda _, body=body: body)
             try:
                 opened(path)
             except CannotDo as e:
-                assert "\n" not in str(e)
+                said.append(str(e))
+    assert said and not any("\n" in s for s in said)
     assert not (tmp_path / "sprung").exists()
 
 
@@ -194,8 +197,6 @@ def test_a_pickle_hidden_in_torchscript_is_never_unpickled(room, tmp_path):
         parts = [name.partition("/")[2] for name in z.namelist()]
     for part in parts:
         path = altered(room[0] / "script.pt", tmp_path, part, lambda _: pickle.dumps(Trap(tmp_path), protocol=2))
-        try:
+        with contextlib.suppress(CannotDo, RuntimeError):
             opened(path)(torch.ones(1, 3))
-        except (CannotDo, RuntimeError):
-            pass
     assert not (tmp_path / "sprung").exists()

@@ -9,11 +9,11 @@ Docs: https://seatrial.github.io/seatrial/app/cli.html.md"""
 
 # %% auto #0
 __all__ = ['app', 'trials', 'Json', 'Name', 'Why', 'settings_of', 'tell_version', 'root', 'init', 'demo', 'fit', 'temporary',
-           'register', 'listing', 'serve', 'predict', 'load', 'address', 'trial_start', 'show_decision', 'trial_abort',
-           'stamp', 'controller_of', 'trial_show', 'trial_watch', 'promote', 'rollback', 'report', 'journal', 'brief',
-           'short', 'clock', 'settings_table', 'main', 'run', 'answer', 'complain']
+           'register', 'bundled', 'rows_in', 'listing', 'serve', 'predict', 'load', 'address', 'trial_start',
+           'show_decision', 'trial_abort', 'stamp', 'controller_of', 'trial_show', 'trial_watch', 'promote', 'rollback',
+           'report', 'journal', 'brief', 'short', 'clock', 'settings_table', 'main', 'run', 'answer', 'complain']
 
-# %% ../../../nbs/app/04_cli.ipynb #7c544a48
+# %% ../../../nbs/app/04_cli.ipynb #bf5b8b19
 import json
 import sys
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from .console import arrays, columns, counting, pairs, plain, show, visits_of
+from .console import arrays, columns, counting, numbers, pairs, plain, read, show, visits_of
 from ..base.settings import CannotDo
 
 # %% ../../../nbs/app/04_cli.ipynb #59807bd0
@@ -128,22 +128,63 @@ def temporary():
 
     return TemporaryDirectory(prefix="seatrial-")
 
-# %% ../../../nbs/app/04_cli.ipynb #49135fd3
+# %% ../../../nbs/app/04_cli.ipynb #12b121cd
 @app.command()
 def register(
     ctx: typer.Context,
-    model: Annotated[Path, typer.Argument(help="A bundle's folder or an .onnx file.")],
+    model: Annotated[Path, typer.Argument(help="A bundle's folder, an .onnx file, TorchScript (.pt) or a .pt2 file.")],
     name: Annotated[str, typer.Option(help="The name it will be served under.")],
     bump: Annotated[str, typer.Option(help="major, minor or patch; empty: decided by what changed.")] = "",
+    example: Annotated[
+        Path | None, typer.Option(help="Rows that a torch file takes: .npy, .npz (by input name) or .csv.")
+    ] = None,
     as_json: Json = False,
 ):
-    "Register a bundle or an ONNX file as a new version."
+    "Register a bundle, an ONNX file or a torch file as a new version."
     from seatrial.registry.versions import Registry
 
     if not model.exists():
         raise CannotDo(f"{model} does not exist; name a bundle's folder or an .onnx file")
-    version = Registry(settings_of(ctx)).register(model, name=name, bump=bump or None)
+    with temporary() as folder:
+        brought = model if model.is_dir() and example is None else bundled(model, example, Path(folder) / "bundle")
+        version = Registry(settings_of(ctx)).register(brought, name=name, bump=bump or None)
     show({key: getattr(version, key) for key in ("name", "version", "sha256", "folder", "metrics")}, as_json)
+
+# %% ../../../nbs/app/04_cli.ipynb #5c01d65c
+def bundled(
+    model: Path,  # a file
+    example: Path | None,  # a file with rows that it takes
+    folder: Path,  # a new folder
+):  # a seatrial.engine.bundle.Bundle
+    "A file that somebody brought, as a bundle."
+    from seatrial.engine.export import bundle_of
+
+    if model.is_dir():
+        raise ValueError(f"example must be left out for a bundle, which says itself what it takes, got {example}")
+    if model.suffix not in (".onnx", ".pt", ".torchscript", ".pt2"):
+        said = f"{model} must be a bundle's folder, an .onnx, .pt or .pt2 file"
+        raise ValueError(f"{said}; an estimator is a pickle, which is never opened: use seatrial.register in Python")
+    if example is None and model.suffix != ".onnx":
+        raise ValueError(f"{model} does not say what it takes; show it some rows with --example rows.npy or rows.csv")
+    return bundle_of(model, None if example is None else rows_in(example), folder)
+
+# %% ../../../nbs/app/04_cli.ipynb #d8b22210
+def rows_in(
+    path: Path,  # .npy, .npz, .csv or .parquet
+):  # an array, or arrays by name
+    "Numbers of a file, as an example of what a model takes."
+    import numpy as np
+
+    if path.suffix not in (".npy", ".npz"):
+        frame = read(path)
+        held = np.stack([numbers(frame[c].to_numpy(zero_copy_only=False), c, path) for c in frame.column_names], 1)
+        return held.astype(np.int64) if all(str(t).startswith(("int", "uint")) for t in frame.schema.types) else held
+    try:
+        held = np.load(path, allow_pickle=False)
+        return dict(held) if path.suffix == ".npz" else held
+    except Exception as error:  # a damaged file may raise anything
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CannotDo(f"{path} is not a readable file of numbers ({said}); write it with numpy.save") from None
 
 # %% ../../../nbs/app/04_cli.ipynb #5b3d8988
 @app.command("list")

@@ -178,7 +178,7 @@ def _sources(folder: Path, graph: Path, preparation: Preparation, files: Mapping
     check_graph(graph)
     return sources
 
-# %% ../../../nbs/engine/03_bundle.ipynb #eb620622
+# %% ../../../nbs/engine/03_bundle.ipynb #62795175
 def write(
     folder: Path | str,  # a new or empty folder
     *,
@@ -191,6 +191,7 @@ def write(
 ) -> Bundle:  # as it can be read back
     "Put a bundle together: all of it appears at once, or nothing."
     folder, graph, preparation = Path(folder), Path(graph), preparation or Plain()
+    _reads(signature, preparation)
     known = watchable(signature, preparation)
     if unknown := set(watch or ()) - set(known):
         raise ValueError(f"watch must be among {', '.join(known)}, got {', '.join(sorted(unknown))}")
@@ -261,6 +262,13 @@ def _preparation(facts: Mapping) -> Preparation:
         raise ValueError(f"its preparation {kind!r} has unknown parameters {sorted(odd)}")
     return cls(**facts)
 
+# %% ../../../nbs/engine/03_bundle.ipynb #09567260
+def _reads(signature: Signature, preparation: Preparation) -> None:
+    "Refuse a step that reads a text which the signature does not have."
+    texts = [s.name for s in signature.inputs if s.datatype == "BYTES" and len(s.shape) == 1]
+    if (name := getattr(preparation, "input", None)) is not None and name not in texts:
+        raise ValueError(f"preparation must read a text of the signature ({', '.join(texts) or 'none'}), got {name!r}")
+
 # %% ../../../nbs/engine/03_bundle.ipynb #fca186bb
 def _facts(path: Path) -> dict:
     "What `bundle.json` says, if it is a format that this release reads."
@@ -278,7 +286,7 @@ def _facts(path: Path) -> dict:
         raise CannotDo(f"{path} is damaged (its keys differ by {sorted(set(facts) ^ wanted)}); export the bundle again")
     return facts
 
-# %% ../../../nbs/engine/03_bundle.ipynb #6b7d416e
+# %% ../../../nbs/engine/03_bundle.ipynb #a0dc4f03
 def read(
     folder: Path | str,  # where a bundle lies
 ) -> Bundle:  # nothing is loaded or run yet
@@ -288,6 +296,7 @@ def read(
     try:
         signature, preparation = Signature.from_dict(facts["signature"]), _preparation(facts["preparation"])
         watch, card = tuple(facts["watch"]), dict(facts["card"])
+        _reads(signature, preparation)
         if odd := set(watch) - set(watchable(signature, preparation)):
             raise ValueError(f"it watches {sorted(odd)}, which its signature does not offer")
     except (AttributeError, KeyError, TypeError, ValueError) as e:

@@ -17,8 +17,9 @@ Docs: https://seatrial.github.io/seatrial/engine/call.html.md"""
 # %% auto #0
 __all__ = ['Call', 'first_line', 'cause', 'has_gpu', 'need_gpu', 'example', 'spec_of', 'starved', 'Strain', 'fitted']
 
-# %% ../../../nbs/engine/04_call.ipynb #4182854e
+# %% ../../../nbs/engine/04_call.ipynb #864013a6
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,12 +42,19 @@ class Call:
     facts: Mapping[str, Any] = field(default_factory=dict)  # more about it, as plain data
     close: Callable[[], None] = lambda: None  # give back what it holds, such as connections
 
-# %% ../../../nbs/engine/04_call.ipynb #3427b977
+# %% ../../../nbs/engine/04_call.ipynb #ddd4676d
+_PLACES = re.compile(
+    r"^\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from .*? failed: ?"
+    r"|/\S+\.(?:cc|h|cpp|cu):\d+ [^()]*\([^()]*\)( const)? "
+)
+
+# %% ../../../nbs/engine/04_call.ipynb #02d8b9e0
 def first_line(
     e: BaseException,  # what a library raised
 ) -> str:  # at most 200 characters
-    "The first line of an exception."
-    return (str(e).strip().splitlines() or [type(e).__name__])[0][:200]
+    "The first line of an exception, without places in a library's own source."
+    line = (str(e).strip().splitlines() or [type(e).__name__])[0]
+    return _PLACES.sub("", line)[:200]
 
 # %% ../../../nbs/engine/04_call.ipynb #044e6100
 def cause(

@@ -1,10 +1,10 @@
 """Can a scikit-learn model stand where a graph stands?
 
-**Method.** A fitted regressor or classifier becomes a call with one input `x` (rows, columns) in float32 and the outputs `prediction`, or `label` and `probabilities`. That is the face that its exported graph has too ([export](14_export.ipynb)), so the two can be compared, and one can stand for the other: the live estimator in a notebook and in a comparison, the graph in a server.
+**Method.** A fitted regressor or classifier (or what finds outliers or clusters) becomes a call with one input `x` (rows, columns) in float32 and the outputs `prediction`, or `label` and `probabilities`; a detector of outliers answers with `label` (1 inside, -1 outside) and `score` (its decision function, below 0 outside), a clustering with `label`. That is the face that its exported graph has too ([export](14_export.ipynb)), so the two can be compared, and one can stand for the other: the live estimator in a notebook and in a comparison, the graph in a server.
 
 An estimator cannot be *stored* here: its file format is a pickle, which runs whatever its author wrote at the moment it is opened. What is served is its graph.
 
-Assumption: `predict` treats rows independently. Nearly all estimators do; one that standardises by the batch it is given does not, and would be caught by the parity of its export.
+Assumption: `predict` treats rows independently. Nearly all estimators do; one that standardises by the batch it is given does not, and is caught at its export, where rows are asked together and one by one.
 
 Docs: https://seatrial.github.io/seatrial/engine/estimator.html.md"""
 
@@ -38,16 +38,24 @@ def rows(
         raise ValueError("example must be rows of numbers (rows, columns): strings are prepared outside the graph")
     return x
 
-# %% ../../../nbs/engine/07_estimator.ipynb #ad04fbb0
+# %% ../../../nbs/engine/07_estimator.ipynb #346b8987
 def answers(
     estimator: Any,  # fitted
 ) -> Callable[[np.ndarray], dict[str, np.ndarray]]:  # rows to outputs by name
     "What an estimator answers, in the datatypes of its graph."
+    from sklearn.base import is_clusterer, is_outlier_detector
 
     def of(x: np.ndarray) -> dict[str, np.ndarray]:
         said = np.asarray(estimator.predict(x))
+        if is_outlier_detector(estimator):  # columns, as in the graph
+            score = estimator.decision_function(x).astype(np.float32)
+            return {"label": said.astype(np.int64).reshape(-1, 1), "score": score.reshape(-1, 1)}
+        if is_clusterer(estimator):
+            return {"label": said.astype(np.int64)}
         if not hasattr(estimator, "classes_"):
             return {"prediction": said.astype(np.float32).reshape(len(x), -1)}  # a column, as in the graph
+        if said.ndim > 1:
+            raise CannotDo(f"it gives {said.shape[1]} labels a row, for which a graph has no room; bring one for each")
         out = {"label": said.astype(object if said.dtype.kind in "OUS" else np.int64)}
         if hasattr(estimator, "predict_proba"):
             out["probabilities"] = estimator.predict_proba(x).astype(np.float32)
@@ -55,30 +63,40 @@ def answers(
 
     return of
 
-# %% ../../../nbs/engine/07_estimator.ipynb #10f24b46
+# %% ../../../nbs/engine/07_estimator.ipynb #36fdde54
 def signature_of(
-    estimator: Any,  # a fitted regressor or classifier
+    estimator: Any,  # fitted, and able to predict
     x: np.ndarray,  # some of its rows
-) -> Signature:  # x to prediction, or to label and probabilities
+) -> Signature:  # x to prediction, or to label with probabilities or a score
     "What a client sends to an estimator and what it gets."
-    from sklearn.base import is_classifier, is_regressor
-
     name = type(estimator).__name__
-    if not (is_classifier(estimator) or is_regressor(estimator)):
-        raise ValueError(f"estimator must be a regressor or a classifier, got {name}")
+    _predicts(estimator)
     try:
         said = answers(estimator)(x)
+    except CannotDo as e:
+        raise CannotDo(f"{name} cannot be served: {e}") from None
     except Exception as e:  # not fitted, other columns: the library's own words are good
         raise CannotDo(f"{name} cannot answer these rows ({first_line(e)}); fit it first, on as many columns") from None
     missing = bool(np.isnan(x).any()) or bool(estimator.__sklearn_tags__().input_tags.allow_nan)
     outputs = tuple(_output(key, a) for key, a in said.items())
     return Signature((TensorSpec("x", "FP32", (-1, x.shape[1]), missing),), outputs)
 
-# %% ../../../nbs/engine/07_estimator.ipynb #4d992434
+# %% ../../../nbs/engine/07_estimator.ipynb #e5949e6b
+def _predicts(estimator: Any) -> None:
+    "Refuse what only transforms."
+    from sklearn import base
+
+    if not any(
+        kind(estimator) for kind in (base.is_classifier, base.is_regressor, base.is_outlier_detector, base.is_clusterer)
+    ):
+        said = "estimator must be a regressor or a classifier, or find outliers or clusters"
+        raise ValueError(f"{said}, got {type(estimator).__name__}")
+
+# %% ../../../nbs/engine/07_estimator.ipynb #cb2f82e6
 def _output(name: str, array: np.ndarray) -> TensorSpec:
     "The specification of an output; a column of one number is a number a row."
     kind = {"O": "BYTES", "i": "INT64", "f": "FP32"}[array.dtype.kind]
-    single = name == "prediction" and array.shape[1] == 1
+    single = name != "probabilities" and array.shape[1:] == (1,)
     return TensorSpec(name, kind, (-1,) if single else (-1, *array.shape[1:]))
 
 # %% ../../../nbs/engine/07_estimator.ipynb #9b7ccda7

@@ -1,11 +1,11 @@
 """How does a trained model, from whatever library, become a graph?
 
-**Method.** Whatever somebody trained becomes a graph ([translate](13_translate.ipynb)), the graph goes into a temporary bundle and is compared there with its original on every combination of some batch sizes and lengths ([parity](11_parity.ipynb)), and only a graph that strays by no more than the tolerance ($10^{-4}$) is written to its place. A refused graph leaves nothing behind that could be served by mistake.
+**Method.** Whatever somebody trained becomes a graph ([translate](13_translate.ipynb)), the graph goes into a temporary bundle and is compared there with its original on every combination of some batch sizes and lengths ([parity](11_parity.ipynb)), and only a graph that strays by no more than the tolerance ($10^{-4}$), of a model that answers each row by itself, is written to its place. A refused graph leaves nothing behind that could be served by mistake.
 
 | what is brought | compared with | becomes |
 |---|---|---|
 | a torch module and an example | the module | `model.onnx` |
-| a TorchScript file and an example | itself | `model.onnx`, or `model.pt` where torch cannot translate it, and the card says why |
+| a TorchScript file or a torch program (`.pt2`) and an example | itself | `model.onnx`, or the file itself where torch cannot translate it, and the card says why |
 | a fitted scikit-learn estimator and some rows | the estimator | `model.onnx` |
 | an `.onnx` file | nothing: it is loaded, run, and taken at its word | `model.onnx` |
 
@@ -16,9 +16,10 @@ Docs: https://seatrial.github.io/seatrial/engine/export.html.md"""
 # %% auto #0
 __all__ = ['export', 'bundle_of']
 
-# %% ../../../nbs/engine/14_export.ipynb #9490da50
+# %% ../../../nbs/engine/14_export.ipynb #1e207749
 import copy
 import inspect
+import shutil
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -29,17 +30,24 @@ from typing import Any
 import numpy as np
 
 from ..base.settings import CannotDo
-from .bundle import Bundle, check_graph, write
-from .call import cause, spec_of
+from .bundle import Bundle, check_graph, sniff, write
+from .call import cause, first_line, spec_of
 from .estimator import answers, rows
 from .estimator import signature_of as estimator_signature
-from .parity import free_axes, judged, live, parity
+from .parity import apart, free_axes, judged, live, parity, resized
 from .preparation import Plain, Preparation
-from .program import named, opened
+from .program import named, opened, parameters, program
 from .program import signature_of as module_signature
 from .runtime import load
-from .signature import Signature, TensorSpec
-from .translate import bare, estimator_graph, hushed, module_graph, script_graph  # noqa: F401
+from .signature import Signature, TensorSpec, checked
+from seatrial.engine.translate import (  # noqa: F401
+    bare,
+    estimator_graph,
+    hushed,
+    module_graph,
+    program_graph,
+    script_graph,
+)
 
 # %% ../../../nbs/engine/14_export.ipynb #19b9a0e8
 def export(
@@ -65,18 +73,31 @@ def export(
     original = live(module)
     return _proved(model, original, example, folder, facts, card, tolerance, batches, type(module).__name__)
 
-# %% ../../../nbs/engine/14_export.ipynb #ab04d525
+# %% ../../../nbs/engine/14_export.ipynb #3d300091
 def _taken(module: Any, example: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     "Those tensors of the example that forward takes."
-    wanted = inspect.signature(module.forward).parameters
-    required = {n for n, p in wanted.items() if p.default is p.empty and p.kind is not p.VAR_KEYWORD}
+    wanted, required = parameters(module), set()
+    if not hasattr(module.forward, "schema"):  # TorchScript tells no defaults
+        known = inspect.signature(module.forward).parameters
+        required = {n for n in wanted if known[n].default is inspect.Parameter.empty}
     taken = {name: np.asarray(a) for name, a in example.items() if name in wanted}
     if not taken or required - set(taken):
         got = ", ".join(example) or "nothing"
         raise ValueError(f"example must hold the tensors of forward ({', '.join(wanted)}), got {got}")
+    return _in_rows(taken)
+
+# %% ../../../nbs/engine/14_export.ipynb #ad866d48
+def _in_rows(taken: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    "Refuse an example that is no rows of numbers."
+    for name, a in taken.items():
+        if a.dtype.kind not in "biuf" or not a.size or not a.ndim:
+            raise ValueError(f"example must hold numbers in rows, at least one, got {name} {a.dtype} {list(a.shape)}")
+    if len({len(a) for a in taken.values()}) > 1:
+        sizes = ", ".join(f"{name} with {len(a)}" for name, a in taken.items())
+        raise ValueError(f"example must have as many rows of each tensor, got {sizes}")
     return taken
 
-# %% ../../../nbs/engine/14_export.ipynb #3719c222
+# %% ../../../nbs/engine/14_export.ipynb #ab9e1ecf
 def _proved(model, original, example, folder, facts, card, tolerance, batches, name, **advice) -> Bundle:
     "Write a bundle once its graph has been compared with its original."
     import onnx
@@ -89,23 +110,35 @@ def _proved(model, original, example, folder, facts, card, tolerance, batches, n
             raise CannotDo(f"{name} is too large for one ONNX file ({cause(e)}); export a smaller model") from None
         trial = write(Path(room, "bundle"), graph=path, **facts)
         found = parity(trial, original, example, batches)
-        load(trial).infer(example)  # refused here if the signature's shapes are not the graph's
         note = {"parity": judged(found, tolerance, name, **advice), "model": name}
+        apart(original, example, tolerance, name)
+        load(trial).infer(example)  # refused here if the signature's shapes are not the graph's
         return write(folder, graph=path, card=note | dict(card or {}), **facts)
 
-# %% ../../../nbs/engine/14_export.ipynb #065b05aa
+# %% ../../../nbs/engine/14_export.ipynb #0c778931
 def _of_module(module, example, folder, *, signature=None, preparation=None, files=None, outputs=None, **kw) -> Bundle:
     "A torch module and an example of what a client sends, as a bundle."
     if preparation is None:
         sent = prepared = named(module, example)
+        if unknown := sorted(set(sent) - set(parameters(module))):
+            raise ValueError(
+                f"example must hold what forward takes ({', '.join(parameters(module))}), got {unknown[0]}"
+            )
     else:
-        sent = example if isinstance(example, Mapping) else {preparation.input: example}
-        sent = {name: np.asarray(v, dtype=object) for name, v in sent.items()}
-        prepared = _prepared(preparation, sent, files or {})
+        sent = dict(example) if isinstance(example, Mapping) else {preparation.input: example}
+        text = np.asarray(sent.pop(preparation.input, ()), dtype=object)
+        sent = {preparation.input: text} | named(module, sent)  # in the order in which a client thinks of them
+        prepared = _prepared(preparation, checked(_texts(preparation.input, sent), sent), files or {})
     if signature is None:
         asked = copy.deepcopy(module).cpu().eval()
         signature = module_signature(asked, _taken(module, prepared), sent, outputs)
     return export(module, prepared, folder, signature=signature, preparation=preparation, files=files, **kw)
+
+# %% ../../../nbs/engine/14_export.ipynb #31c936f1
+def _texts(name: str, sent: Mapping[str, np.ndarray]) -> Signature:
+    "What an example with a text in it looks like to `checked`, which finds rows that are no text."
+    text = TensorSpec(name, "BYTES", (-1,))
+    return Signature((text, *(spec_of(n, a) for n, a in sent.items() if n != name)), (text,))
 
 # %% ../../../nbs/engine/14_export.ipynb #73508f92
 def _prepared(preparation: Preparation, sent: Mapping[str, np.ndarray], files: Mapping) -> dict[str, np.ndarray]:
@@ -124,79 +157,114 @@ def _of_estimator(model, example, folder, *, watch=None, card=None, tolerance=1e
     advice = "leave scaling out before trees, whose thresholds float32 rows may cross"
     return _proved(graph, reference, {"x": x}, folder, facts, card, tolerance, batches, name, advice=advice)
 
-# %% ../../../nbs/engine/14_export.ipynb #5b9aa5ca
-def _of_script(path: Path, example: Any, folder: Path | str, *, card=None, tolerance=1e-4, **kw) -> Bundle:
-    "A TorchScript file and an example of what it takes, as a bundle."
+# %% ../../../nbs/engine/14_export.ipynb #fff059d4
+def _of_file(path: Path, example: Any, folder: Path | str, *, card=None, tolerance=1e-4, **kw) -> Bundle:
+    "A TorchScript file or a torch program, and an example of what it takes, as a bundle."
     if example is None:
         raise ValueError(f"example must show what {path.name} takes, got None")
-    with tempfile.TemporaryDirectory() as room:
-        copied = _copied(path, Path(room, "model.pt"))
-        script = opened(copied)
-        sample = named(script, example)
-        signature = module_signature(script, sample, outputs=kw.pop("outputs", None))
-        batches, facts = kw.pop("batches", (1, 2, 7, 64)), {"signature": signature, "watch": kw.pop("watch", None)}
-        if kw:
-            raise ValueError(f"a TorchScript file takes watch, card, outputs, tolerance and batches, got {min(kw)}")
-        try:
-            graph = script_graph(script, _two(sample), [s.name for s in signature.outputs])
-            return _proved(graph, live(script), sample, folder, facts, card, tolerance, batches, path.name)
-        except CannotDo as e:
-            note = {"model": path.name, "served_by": f"torch, because {e}"}
-            return write(folder, graph=copied, card=note | dict(card or {}), **facts)
-
-# %% ../../../nbs/engine/14_export.ipynb #18065cc8
-def _copied(path: Path, place: Path) -> Path:
-    "A TorchScript file under the name that a bundle gives it, if it is one."
     if not path.is_file():
-        raise CannotDo(f"{path} is not there; give the path of an existing TorchScript file")
-    place.write_bytes(path.read_bytes())
-    check_graph(place)
-    return place
+        raise CannotDo(f"{path} is not there; give the path of an existing torch program or TorchScript file")
+    module = opened(path)
+    sample = _taken(module, named(module, example))
+    signature = module_signature(module, sample, outputs=kw.pop("outputs", None))
+    batches, facts = kw.pop("batches", (1, 2, 7, 64)), {"signature": signature, "watch": kw.pop("watch", None)}
+    if kw:
+        raise ValueError(f"a torch file takes watch, card, outputs, tolerance and batches, got {min(kw)}")
+    try:
+        graph = _translated(path, module, sample, [s.name for s in signature.outputs])
+        return _proved(graph, live(module), sample, folder, facts, card, tolerance, batches, path.name)
+    except CannotDo as e:
+        _able(module, sample, batches, tolerance, path.name)
+        note = {"model": path.name, "served_by": f"torch, because {e}"} | dict(card or {})
+        with tempfile.TemporaryDirectory() as room:
+            return write(folder, graph=_copied(path, Path(room)), card=note, **facts)
+
+# %% ../../../nbs/engine/14_export.ipynb #f42d29b2
+def _translated(path: Path, module: Any, sample: Mapping[str, np.ndarray], outputs: Sequence[str]) -> Any:
+    "The graph of a torch file."
+    if sniff(path) == "torch program":
+        return program_graph(program(path), parameters(module), outputs)
+    return script_graph(module, _two(sample), outputs)
+
+# %% ../../../nbs/engine/14_export.ipynb #72c9b54c
+def _copied(path: Path, room: Path) -> Path:
+    "A torch file under the name that its content asks for."
+    return Path(shutil.copyfile(path, room / ("model.pt2" if sniff(path) == "torch program" else "model.pt")))
+
+# %% ../../../nbs/engine/14_export.ipynb #96dedf39
+def _able(module: Any, sample: Mapping[str, np.ndarray], batches: Sequence[int], tolerance: float, name: str) -> None:
+    "Refuse a torch file that was written for one number of rows, or that mixes rows."
+    for size in batches:
+        tensors = resized(sample, {n: {0: "rows"} for n in sample}, size, 0)
+        try:
+            fits = all(a.shape[:1] == (size,) for a in live(module)(tensors))
+        except Exception as e:  # whatever somebody's forward may raise
+            raise CannotDo(f"{name} cannot take {size} rows ({first_line(e)}); export it for any number") from None
+        if not fits:
+            raise CannotDo(f"{name} does not answer {size} rows for {size}; export it for any number of rows")
+    apart(live(module), sample, tolerance, name)
 
 # %% ../../../nbs/engine/14_export.ipynb #2ea220dd
 def _two(sample: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     "At least two rows of each tensor: one row alone would be learnt by heart."
     return {name: np.concatenate([a, a]) if len(a) < 2 else a for name, a in sample.items()}
 
-# %% ../../../nbs/engine/14_export.ipynb #91eeceb5
+# %% ../../../nbs/engine/14_export.ipynb #dbd9253a
 def _of_onnx(path: Path, example: Any, folder: Path | str, *, watch=None, card=None) -> Bundle:
     "An ONNX file as a bundle; with an example, it is run once."
-    import onnx
-
     if not path.is_file():
         raise CannotDo(f"{path} is not there; give the path of an existing .onnx file")
     check_graph(path)
-    try:
-        graph = onnx.load(path, load_external_data=False).graph
-    except Exception as e:  # protobuf's DecodeError is private
-        raise CannotDo(f"{path} is damaged ({cause(e)}); export the model again") from None
-    if any(t.data_location == onnx.TensorProto.EXTERNAL for t in graph.initializer):
-        raise CannotDo(f"{path} keeps its weights in another file; save it as one file (external_data=False)")
-    held = {t.name for t in graph.initializer}
-    sides = ([v for v in graph.input if v.name not in held], graph.output)
-    signature = Signature(*(tuple(_graph_spec(path, v) for v in side) for side in sides))
+    signature = _graph_signature(path)
     facts = {"signature": signature, "graph": path, "watch": watch, "card": {"model": path.name} | dict(card or {})}
     with tempfile.TemporaryDirectory() as room:
-        engine = load(write(Path(room, "bundle"), **facts))  # refused here if the runtime cannot take it
-        if example is not None:
-            engine.run(example if isinstance(example, Mapping) else {signature.inputs[0].name: example})
+        trial = write(Path(room, "bundle"), **facts)
+        try:
+            engine = load(trial)  # refused here if the runtime cannot take it
+            if example is not None:
+                engine.run(example if isinstance(example, Mapping) else {signature.inputs[0].name: example})
+        except CannotDo as e:
+            raise CannotDo(str(e).replace(str(trial.folder / trial.graph), str(path))) from None
     return write(folder, **facts)
 
-# %% ../../../nbs/engine/14_export.ipynb #37b4c8f3
+# %% ../../../nbs/engine/14_export.ipynb #fbdaea57
+def _graph_signature(path: Path) -> Signature:
+    "What an ONNX file says that it takes and gives."
+    import onnx
+
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except Exception as e:  # protobuf's DecodeError is private
+        raise CannotDo(f"{path} is damaged ({cause(e)}); export the model again") from None
+    if any(t.data_location == onnx.TensorProto.EXTERNAL for t in model.graph.initializer):
+        raise CannotDo(f"{path} keeps its weights in another file; save it as one file (external_data=False)")
+    if not all(v.type.tensor_type.HasField("shape") for v in model.graph.output):
+        model = onnx.shape_inference.infer_shapes(model)  # some exporters leave the shapes of outputs out
+    graph, held = model.graph, {t.name for t in model.graph.initializer}
+    taken = tuple(_graph_spec(path, v) for v in graph.input if v.name not in held)
+    names = [a for s in taken for a in s.axes]
+    shared = [replace(s, axes=tuple(a if names.count(a) > 1 else "" for a in s.axes)) for s in taken]
+    inputs = [s if any(s.axes[1:]) else replace(s, axes=()) for s in shared]
+    return Signature(tuple(inputs), tuple(replace(_graph_spec(path, v), axes=()) for v in graph.output))
+
+# %% ../../../nbs/engine/14_export.ipynb #c4bfb1a7
 def _graph_spec(path: Path, value: Any) -> TensorSpec:
     "The specification of a graph's input or output."
     from onnx.helper import tensor_dtype_to_np_dtype
 
+    if value.type.WhichOneof("value") != "tensor_type":
+        said = f"{path.name} must take and give tensors, but {value.name} is a {value.type.WhichOneof('value')}"
+        raise ValueError(f"{said.removesuffix('_type')}; export it so (zipmap=False for scikit-learn)")
     kind, shape = value.type.tensor_type.elem_type, value.type.tensor_type.shape.dim
     sizes = [d.dim_value if d.HasField("dim_value") else -1 for d in shape]
     if not sizes or sizes[0] != -1:
         raise ValueError(f"{path.name} must take any number of rows, but {value.name} has shape {sizes}; export it so")
     rows = spec_of(value.name, np.empty(1, tensor_dtype_to_np_dtype(kind)))
-    return replace(rows, shape=tuple(sizes))
+    return replace(rows, shape=tuple(sizes), axes=tuple(d.dim_param for d in shape))
 
-# %% ../../../nbs/engine/14_export.ipynb #dbb2c4bb
+# %% ../../../nbs/engine/14_export.ipynb #d509f42b
 def bundle_of(
-    model: Any,  # torch module, fitted scikit-learn estimator, or path of an .onnx or TorchScript (.pt) file
+    model: Any,  # torch module, fitted scikit-learn estimator, or path of an .onnx, .pt2 or TorchScript (.pt) file
     example: Any,  # what a client would send: array(s), a dict, or rows; may be None for an .onnx file
     folder: Path | str,  # a new or empty folder
     **kw: Any,  # watch, card; torch also signature, preparation, files, outputs, tolerance, batches
@@ -204,8 +272,8 @@ def bundle_of(
     "Whatever somebody trained, as a bundle that serves."
     if isinstance(model, (str, Path)) and Path(model).suffix == ".onnx":
         return _of_onnx(Path(model), example, folder, **kw)
-    if isinstance(model, (str, Path)) and Path(model).suffix in (".pt", ".torchscript"):
-        return _of_script(Path(model), example, folder, **kw)
+    if isinstance(model, (str, Path)) and Path(model).suffix in (".pt", ".torchscript", ".pt2"):
+        return _of_file(Path(model), example, folder, **kw)
     torch, sklearn = sys.modules.get("torch"), sys.modules.get("sklearn.base")  # its owner has imported it
     if torch and isinstance(model, torch.nn.Module):
         return _of_module(model, example, folder, **kw)
@@ -213,5 +281,5 @@ def bundle_of(
         return _of_estimator(model, example, folder, **kw)
     got = repr(model) if isinstance(model, (str, Path)) else type(model).__name__
     raise ValueError(
-        f"model must be a torch module, a scikit-learn estimator or the path of an .onnx or .pt file, got {got}"
+        f"model must be a torch module, a scikit-learn estimator or the path of an .onnx, .pt2 or .pt file, got {got}"
     )

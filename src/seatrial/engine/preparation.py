@@ -37,6 +37,16 @@ class Plain:
     def __call__(self, inputs: Mapping[str, np.ndarray], folder: Path) -> dict[str, np.ndarray]:
         return dict(inputs)
 
+# %% ../../../nbs/engine/02_preparation.ipynb #dcc3cc0b
+def _beside(
+    inputs: Mapping[str, np.ndarray], text: str, made: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:  # what was made of the text, and everything else
+    "The client's other tensors beside those that were made of its text."
+    others = {name: t for name, t in inputs.items() if name != text}
+    if clash := sorted(set(others) & set(made)):
+        raise ValueError(f"inputs must not be called {clash[0]}, which is what the preparation makes; rename it")
+    return others | dict(made)
+
 # %% ../../../nbs/engine/02_preparation.ipynb #394334a6
 @lru_cache(maxsize=32)
 def _tokenizer(path: Path, stamp: int, max_tokens: int | None, pad: str):
@@ -53,10 +63,10 @@ def _tokenizer(path: Path, stamp: int, max_tokens: int | None, pad: str):
     reader.enable_padding(pad_id=reader.token_to_id(pad), pad_token=pad)
     return reader
 
-# %% ../../../nbs/engine/02_preparation.ipynb #5196903a
+# %% ../../../nbs/engine/02_preparation.ipynb #bf71a3f9
 @dataclass(frozen=True)
 class Tokenizer:
-    "Text to `input_ids` and `attention_mask` (rows, longest), and `truncated` (rows)."
+    "Text to `input_ids` and `attention_mask` (rows, longest), and `truncated`; other tensors pass."
 
     input: str = "text"  # the client's tensor of strings
     file: str = "tokenizer.json"  # what the `tokenizers` library reads
@@ -76,11 +86,10 @@ class Tokenizer:
         path = Path(folder, self.file)
         reader = _tokenizer(path, path.stat().st_mtime_ns, self.max_tokens, self.pad)
         rows = reader.encode_batch_fast(inputs[self.input].tolist())
-        return {
-            "input_ids": np.array([r.ids for r in rows], dtype=np.int64),
-            "attention_mask": np.array([r.attention_mask for r in rows], dtype=np.int64),
-            "truncated": np.array([bool(r.overflowing) for r in rows]),
-        }
+        ids = np.array([r.ids or [reader.token_to_id(self.pad)] for r in rows], dtype=np.int64)
+        mask = np.array([r.attention_mask or [0] for r in rows], dtype=np.int64)
+        made = {"input_ids": ids, "attention_mask": mask, "truncated": np.array([bool(r.overflowing) for r in rows])}
+        return _beside(inputs, self.input, made)
 
 # %% ../../../nbs/engine/02_preparation.ipynb #122ad034
 _WORDS = re.compile(r"\w+|[^\w\s]")
@@ -106,10 +115,10 @@ def _hashed(grams: Sequence[Sequence[str]], counts: np.ndarray, buckets: int) ->
     ids[np.arange(ids.shape[1]) < counts[:, None]] = flat.astype(np.int64)
     return ids
 
-# %% ../../../nbs/engine/02_preparation.ipynb #f14f923a
+# %% ../../../nbs/engine/02_preparation.ipynb #3211fb72
 @dataclass(frozen=True)
 class HashedNgrams:
-    "Text to `ids` (rows, longest) between 1 and buckets - 1, padded with 0, and `truncated` (rows)."
+    "Text to `ids` (rows, longest) between 1 and buckets - 1, padded with 0, and `truncated`; other tensors pass."
 
     input: str = "text"  # the client's tensor of strings
     buckets: int = 65536  # size of the embedding table, with row 0 for padding
@@ -129,7 +138,8 @@ class HashedNgrams:
     def __call__(self, inputs: Mapping[str, np.ndarray], folder: Path) -> dict[str, np.ndarray]:
         grams = [_grams(t, self.orders, self.chars, self.width) for t in inputs[self.input].tolist()]
         counts = np.fromiter(map(len, grams), np.int64, len(grams))
-        return {"ids": _hashed(grams, counts, self.buckets)[:, : self.width], "truncated": counts > self.width}
+        made = {"ids": _hashed(grams, counts, self.buckets)[:, : self.width], "truncated": counts > self.width}
+        return _beside(inputs, self.input, made)
 
 # %% ../../../nbs/engine/02_preparation.ipynb #6857526d
 PREPARATIONS: Mapping[str, type] = MappingProxyType(

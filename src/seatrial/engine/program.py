@@ -40,7 +40,7 @@ from .bundle import Bundle, prepare, sniff
 from .call import Call, example, first_line, need_gpu, spec_of
 from .signature import Signature
 
-# %% ../../../nbs/engine/06_program.ipynb #cac54558
+# %% ../../../nbs/engine/06_program.ipynb #4d856931
 def opened(
     path: Path,  # a .pt2 or .pt file
     device: str = "cpu",  # cpu or cuda
@@ -50,7 +50,8 @@ def opened(
     if found == "onnx":
         raise CannotDo(f"{path} is an ONNX graph; load it with runtime='onnx', or give its live module as `module`")
     if found not in ("torch program", "torchscript"):
-        raise CannotDo(f"{path} holds {found} content and no torch program: it is not opened; export the model again")
+        why = "a pickle can run code and is never opened" if found == "pickle" else "it is damaged or foreign"
+        raise CannotDo(f"{path} holds {found} content and no torch program; {why}: export the model again")
     before = logging.root.manager.disable
     try:
         logging.disable(logging.ERROR)

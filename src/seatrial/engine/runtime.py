@@ -87,7 +87,7 @@ def _size_mb(bundle: Bundle) -> float | None:
     "Megabytes of a bundle's files; None where it has none."
     return round(bundle.size_mb, 3) if bundle.graph and (bundle.folder / bundle.graph).is_file() else None
 
-# %% ../../../nbs/engine/10_runtime.ipynb #2bcc285b
+# %% ../../../nbs/engine/10_runtime.ipynb #402b4891
 def _answers(engine: Engine, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     "The model's outputs under the client's names, one row for each that went in."
     try:
@@ -98,8 +98,13 @@ def _answers(engine: Engine, tensors: dict[str, np.ndarray]) -> dict[str, np.nda
         shapes = {name: t.shape for name, t in tensors.items()}
         where = f"{engine.bundle.folder / engine.bundle.graph} failed on tensors {shapes}"
         raise CannotDo(f"{where} ({first_line(e)}); send less, or shorter, or export the model again") from None
-    count = len(next(iter(tensors.values())))
-    return {s.name: _answer(s, v, count) for s, v in zip(engine.bundle.signature.outputs, out, strict=True)}
+    count, promised = len(next(iter(tensors.values()))), engine.bundle.signature.outputs
+    if len(out) != len(promised):
+        said = (
+            f"{engine.bundle.graph or 'the model'} gave {len(out)} outputs, but its signature promises {len(promised)}"
+        )
+        raise CannotDo(f"{said}; export the model again")
+    return {s.name: _answer(s, v, count) for s, v in zip(promised, out, strict=True)}
 
 # %% ../../../nbs/engine/10_runtime.ipynb #0d375853
 def _answer(spec: Any, value: Any, rows: int) -> np.ndarray:

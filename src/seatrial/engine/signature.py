@@ -27,7 +27,7 @@ DATATYPES: Mapping[str, Any] = MappingProxyType(
     | {"FP16": np.float16, "FP32": np.float32, "FP64": np.float64}
 )
 
-# %% ../../../nbs/engine/01_signature.ipynb #07654333
+# %% ../../../nbs/engine/01_signature.ipynb #2bce13f0
 @dataclass(frozen=True)
 class TensorSpec:
     "Name, datatype and shape of one tensor, as a client sees it."
@@ -36,18 +36,22 @@ class TensorSpec:
     datatype: str  # an Open Inference Protocol name: FP32, INT64, BYTES, ...
     shape: tuple[int, ...]  # -1 is any size; the first axis counts rows and is always -1
     missing: bool = False  # may a float be NaN, meaning "not measured"?
+    axes: tuple[str, ...] = ()  # a name for each axis, or none; axes of one name have one size; "": its own
 
     def __post_init__(self):
         object.__setattr__(self, "shape", tuple(self.shape))
+        object.__setattr__(self, "axes", tuple(self.axes))
         if self.datatype not in DATATYPES:
             raise ValueError(f"datatype of {self.name} must be one of {', '.join(DATATYPES)}, got {self.datatype!r}")
         if not self.shape or self.shape[0] != -1 or not all(type(d) is int and (d == -1 or d > 0) for d in self.shape):
             raise ValueError(f"shape of {self.name} must start with -1 (rows), then -1 or sizes, got {self.shape}")
+        if self.axes and (len(self.axes) != len(self.shape) or not all(isinstance(a, str) for a in self.axes)):
+            raise ValueError(f"axes of {self.name} must be a name for each of {list(self.shape)}, got {self.axes}")
 
     def __str__(self):
         return f"{self.name} {self.datatype} {list(self.shape)}"
 
-# %% ../../../nbs/engine/01_signature.ipynb #394a7c5e
+# %% ../../../nbs/engine/01_signature.ipynb #ad023636
 @dataclass(frozen=True)
 class Signature:
     "What a client sends and what it gets back."
@@ -64,9 +68,7 @@ class Signature:
 
     def to_dict(self) -> dict:
         "As plain data, ready for JSON."
-        return {
-            side: [asdict(s) | {"shape": list(s.shape)} for s in getattr(self, side)] for side in ("inputs", "outputs")
-        }
+        return {side: [_plain(s) for s in getattr(self, side)] for side in ("inputs", "outputs")}
 
     @classmethod
     def from_dict(cls, facts: Mapping) -> "Signature":
@@ -75,6 +77,12 @@ class Signature:
 
     def _repr_markdown_(self):
         return " → ".join("; ".join(f"`{s}`" for s in side) for side in (self.inputs, self.outputs))
+
+# %% ../../../nbs/engine/01_signature.ipynb #e9ee957b
+def _plain(spec: TensorSpec) -> dict:
+    "A specification as plain data; axes only where they have names."
+    facts = asdict(spec) | {"shape": list(spec.shape), "axes": list(spec.axes)}
+    return facts if spec.axes else {k: v for k, v in facts.items() if k != "axes"}
 
 # %% ../../../nbs/engine/01_signature.ipynb #6a7bb40c
 def _strings(spec: TensorSpec, array: np.ndarray) -> np.ndarray:
@@ -126,7 +134,7 @@ def _tensor(spec: TensorSpec, value: Any) -> np.ndarray:
         raise ValueError(f"{spec.name} must hold at least one row and no empty axis, got shape {list(array.shape)}")
     return _strings(spec, array) if spec.datatype == "BYTES" else _numbers(spec, array)
 
-# %% ../../../nbs/engine/01_signature.ipynb #ed0187ce
+# %% ../../../nbs/engine/01_signature.ipynb #6355f06a
 def checked(
     signature: Signature,  # what the model takes
     inputs: Mapping[str, Any],  # what somebody sent: name to array or nested list
@@ -140,4 +148,15 @@ def checked(
     if len({len(a) for a in arrays.values()}) > 1:
         sizes = ", ".join(f"{name} with {len(a)}" for name, a in arrays.items())
         raise ValueError(f"inputs must have the same number of rows, got {sizes}")
+    _shared(signature, arrays)
     return arrays
+
+# %% ../../../nbs/engine/01_signature.ipynb #117c6da1
+def _shared(signature: Signature, arrays: Mapping[str, np.ndarray]) -> None:
+    "Refuse tensors whose axes of one name differ in size."
+    seen: dict[str, tuple[str, int]] = {}
+    for s in signature.inputs:
+        for axis, size in zip(s.axes, arrays[s.name].shape, strict=False):
+            first, other = seen.setdefault(axis, (s.name, size))
+            if axis and other != size:
+                raise ValueError(f"{s.name} must have the {axis} of {first}, which is {other}, got {size}")
