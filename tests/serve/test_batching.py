@@ -171,7 +171,7 @@ test_any_history_ends_with_every_job_out_exactly_once = Voyage.TestCase
 
 
 @given(st.lists(st.floats(1e-4, 5e-2), min_size=2, max_size=5), st.integers(1, 9), st.integers(20, 120))
-@settings(deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_backlogged_versions_never_differ_by_more_than_their_two_dearest_batches(prices, rows, batches):
     s = Scheduler(rows_max=rows, load_s=0.0, queue_rows=10**9)
     flows = [flow_of(s, ("m", str(i))) for i in range(len(prices))]
@@ -298,3 +298,83 @@ def test_the_scheduler_has_no_clock_and_no_event_loop():
     modules = [importlib.import_module(f"seatrial.serve.{name}") for name in ("turn", "admission", "batching")]
     used = {name for module in modules for name in vars(module)}
     assert not {"time", "asyncio", "threading", "np", "numpy"} & used
+
+
+@given(st.lists(st.integers(1, 12), min_size=2, max_size=6), st.integers(1, 8), st.integers(5, 60))
+@settings(deadline=None)
+def test_a_version_that_wakes_up_is_served_before_any_other_is_served_twice(prices, rows, turns):
+    s = Scheduler(rows_max=rows, load_s=0.0, queue_rows=10**9)
+    *busy, sleeper = (flow_of(s, ("m", str(i))) for i in range(len(prices)))
+    for flow, price in zip((*busy, sleeper), prices, strict=True):
+        learn(flow.cost, rows, 1e-3 * price)
+        for _ in range(rows * (turns + 2 * len(prices)) if flow is not sleeper else 0):
+            offer(s, Job(flow, None), 0.0)
+    for _ in range(turns):
+        done(s, draw(s, 0.0)[0], 0.0)
+    offer(s, Job(sleeper, None), 0.0)
+    served = []
+    while sleeper not in served:
+        (batch,) = draw(s, 0.0)
+        done(s, batch, 0.0)
+        served.append(batch.flow)
+    assert len(set(served)) == len(served)
+
+
+@given(st.data())
+@settings(max_examples=25, deadline=None)
+def test_several_workers_never_hold_the_same_job_and_each_holds_one_load(data):
+    s = Scheduler(rows_max=4, load_s=9.0, workers=3)
+    flows = [flow_of(s, ("m", str(i))) for i in range(3)]
+    jobs = [Job(data.draw(st.sampled_from(flows)), None) for _ in range(40)]
+    for job in jobs:
+        offer(s, job, 0.0)
+    left = []
+    while s.rows or s.out:
+        for worker in data.draw(st.permutations("abc")):
+            assert bool(draw(s, 0.0, worker)) <= (worker in s.out) and draw(s, 0.0, worker) == []
+        held = [job for load in s.out.values() for batch in load.batches for job in batch.jobs]
+        assert len(set(held)) == len(held) and not set(held) & set(left)
+        for batch in s.out[data.draw(st.sampled_from(sorted(s.out)))].batches[:]:
+            done(s, batch, 0.001)
+            left += batch.jobs
+    assert set(left) == set(jobs) and len(left) == len(jobs)
+
+
+def given_back(*deadlines):
+    "A scheduler to which a dying worker has just given these jobs back."
+    s = Scheduler()
+    film = flow_of(s, ("film", "1"))
+    jobs = [Job(film, None, deadline_s=deadline_s, size=10) for deadline_s in deadlines]
+    for job in jobs:
+        offer(s, job, 0.0)
+    draw(s, 0.0)
+    assert died(s, 0) == [] and {job.state for job in jobs} == {AGAIN}
+    return s, jobs
+
+
+def test_what_was_given_back_may_hang_up():
+    s, (bored, there) = given_back(9.0, 9.0)
+    cancel(s, bored)
+    assert bored.gone and (s.rows, s.bytes) == (1, 10)
+    assert [batch.jobs for batch in draw(s, 1.0)] == [[there]]
+
+
+def test_what_was_given_back_too_late_does_not_run_and_is_told_once():
+    s, (late, there) = given_back(1.0, 9.0)
+    assert [batch.jobs for batch in draw(s, 2.0)] == [[there]]
+    assert expire(s, 2.0) == [late] and late.gone and expire(s, 3.0) == []
+
+
+def test_what_was_given_back_too_late_is_not_told_after_it_hung_up():
+    s, (late, _) = given_back(1.0, 9.0)
+    draw(s, 2.0)
+    cancel(s, late)
+    assert expire(s, 2.0) == []
+
+
+def test_copies_never_ride_along_with_requests():
+    s = Scheduler(load_s=9.0)
+    offer(s, Job(flow_of(s, ("film", "2"), shadow=True), None), 0.0)
+    offer(s, Job(flow_of(s, ("film", "1")), None), 0.0)
+    assert [batch.flow.shadow for batch in draw(s, 0.0)] == [False]
+    assert [batch.flow.shadow for batch in draw(s, 0.0, "other")] == [True]

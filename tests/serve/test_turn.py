@@ -113,3 +113,10 @@ def test_a_cost_stays_finite_whatever_it_is_told(batches):
     for rows, seconds in batches:
         learn(cost, rows, seconds)
     assert 0 <= cost.of(64) < 1e9 and 0 <= cost.floor(64) <= cost.of(64) * (1 + 1e-9)
+
+
+def test_time_is_up_at_the_deadline_and_not_after_it():
+    flow = Flow(("m", "1"))
+    (job,) = jobs(flow, [(1, 5.0, 1)])
+    enter(flow, job)
+    assert take(flow, 5.0, 8, 1 << 20)[:2] == ([], [job])
