@@ -8,8 +8,8 @@ Docs: https://seatrial.github.io/seatrial/base/journal.html.md"""
 
 # %% auto #0
 __all__ = ['DAY_S', 'first_of_each', 'pending', 'unseen', 'day', 'matching', 'rolled', 'cold', 'found', 'horizon', 'newest',
-           'joined', 'move', 'drained', 'write_day', 'roll_day', 'oldest_day', 'Archive', 'fsynced', 'Journal', 'tend',
-           'Decision', 'Outcome', 'Prediction', 'unpack']
+           'joined', 'move', 'drained', 'write_day', 'roll_day', 'oldest_day', 'Archive', 'fsynced', 'Journal',
+           'append_rows', 'tend', 'Decision', 'Outcome', 'Prediction', 'unpack']
 
 # %% ../../../nbs/base/06_journal.ipynb #9d1018f1
 import logging
@@ -327,7 +327,7 @@ def fsynced(
         raise ValueError(f"durable must be process or power, got {durable!r}")
     return durable == "power"
 
-# %% ../../../nbs/base/06_journal.ipynb #31b91742
+# %% ../../../nbs/base/06_journal.ipynb #d5e47b70
 class Journal(Archive, AbstractContextManager):
     "The record of everything that served models did."
 
@@ -352,11 +352,6 @@ class Journal(Archive, AbstractContextManager):
         if batch:
             self.spool.append(line(batch), len(batch))
 
-    def append_rows(self, rows: Sequence[tuple], encode: Callable[[Any], bytes]) -> None:
-        "Record a batch of predictions that come as tuples of their fields, with an encoder of JSON."
-        if rows:
-            self.spool.append(line_of_rows(PREDICTIONS, rows, encode), len(rows))
-
     def drain(self) -> int:
         "Move what all processes spooled into the table; how many records that were."
         with alone(self.folder / "lock"):
@@ -379,6 +374,16 @@ class Journal(Archive, AbstractContextManager):
 
     def __exit__(self, *error) -> None:
         self.close()
+
+# %% ../../../nbs/base/06_journal.ipynb #def95dd1
+def append_rows(
+    journal: Journal,  # to append to
+    rows: Sequence[tuple],  # predictions: their fields in order, features and outputs as JSON text
+    encode: Callable[[Any], bytes],  # JSON
+) -> None:
+    "Record a batch of predictions that come as tuples; the promise is that of `append`."
+    if rows:
+        journal.spool.append(line_of_rows(PREDICTIONS, rows, encode), len(rows))
 
 # %% ../../../nbs/base/06_journal.ipynb #a4705532
 def tend(

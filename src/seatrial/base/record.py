@@ -9,7 +9,8 @@ Docs: https://seatrial.github.io/seatrial/base/record.html.md"""
 # %% auto #0
 __all__ = ['ARROW', 'PREDICTIONS', 'OUTCOMES', 'DECISIONS', 'KINDS', 'SPOOLED', 'VALUES', 'EXACT', 'NUMBERS', 'LATEST_S',
            'LARGEST', 'ENCODER', 'Prediction', 'Outcome', 'Decision', 'Kind', 'sound', 'exact', 'refusal', 'native',
-           'finite', 'json_text', 'row', 'line', 'columns_sound', 'line_of_rows', 'stored', 'column', 'unpack']
+           'finite', 'json_text', 'row', 'line', 'columns_sound', 'sound_rows', 'line_of_rows', 'stored', 'column',
+           'unpack']
 
 # %% ../../../nbs/base/03_record.ipynb #a20d9eb7
 import json
@@ -196,7 +197,7 @@ def json_text(
             f"want JSON: dictionaries with names as keys, lists, numbers and texts, but {error}"
         ) from error
 
-# %% ../../../nbs/base/03_record.ipynb #12587f2f
+# %% ../../../nbs/base/03_record.ipynb #eb9c5380
 def row(
     record: Prediction | Outcome,  # as given
 ) -> tuple:  # the kind's name, then the fields
@@ -210,7 +211,7 @@ def row(
                 raise refusal(record)
     except (KeyError, TypeError, OverflowError):
         raise refusal(record) from None
-    return (SPOOLED[type(record)].name, *values)
+    return (SPOOLED[type(record)].name, *(json_text(v) if type(v) is dict else v for v in values))
 
 # %% ../../../nbs/base/03_record.ipynb #8bcb1fc1
 def line(
@@ -222,14 +223,14 @@ def line(
     except UnicodeEncodeError as error:
         raise ValueError(f"text of a record must be Unicode, got {error.object[error.start : error.end]!r}") from error
 
-# %% ../../../nbs/base/03_record.ipynb #b85ac08e
+# %% ../../../nbs/base/03_record.ipynb #afb45b51
 def columns_sound(
     kind: Kind,  # predictions or outcomes
-    rows: Sequence[tuple],  # the fields of each record, in order
+    rows: Sequence[Sequence],  # the fields of each record, in order, dictionaries as JSON text
 ) -> bool:  # False: some record must be converted or refused
     "Whether every store can hold all of these records."
     columns = dict(zip(kind.types, zip(*rows, strict=True), strict=True))
-    if any(set(map(type, columns[name])) != {t} for name, t in kind.types.items()):
+    if any(set(map(type, columns[name])) != {str if t is dict else t} for name, t in kind.types.items()):
         return False
     numbers = [columns[name] for name, t in kind.types.items() if t in (float, int)]
     largest, least = (columns["value"], -LARGEST) if kind is OUTCOMES else (columns["batch_size"], 0)
@@ -240,29 +241,45 @@ def columns_sound(
         and not any("" in columns[name] for name in kind.key)
     )
 
-# %% ../../../nbs/base/03_record.ipynb #af1d1797
+# %% ../../../nbs/base/03_record.ipynb #eb3472c6
+def sound_rows(
+    kind: Kind,  # predictions or outcomes
+    rows: Sequence[Sequence],  # the fields of each record, in order, dictionaries as JSON text or as they are
+) -> Sequence[Sequence]:  # the same where they are sound, else converted
+    "Records that every store can hold, or a refusal that names the field."
+    if columns_sound(kind, rows):
+        return rows
+    which = [i for i, t in enumerate(kind.types.values()) if t is dict]
+    rows = [[*values] for values in rows]
+    for values in rows:
+        for i in which:
+            values[i] = json.loads(values[i]) if type(values[i]) is str else values[i]
+    return [row(kind.record(*values))[1:] for values in rows]
+
+# %% ../../../nbs/base/03_record.ipynb #25a09d94
 def line_of_rows(
     kind: Kind,  # predictions or outcomes
-    rows: Sequence[tuple],  # the fields of each record, in order
-    encode: Callable[[Any], bytes],  # JSON, with null for a number that is not finite
+    rows: Sequence[tuple],  # the fields of each record, in order, dictionaries as JSON text
+    encode: Callable[[Any], bytes],  # JSON
 ) -> bytes:  # what `line` would make of the same records
     "A batch of tuples as one line of JSON, refused as a whole where a record is unsound."
     try:
-        if not columns_sound(kind, rows):
-            rows = [row(kind.record(*values))[1:] for values in rows]
-        return encode([(kind.name, *values) for values in rows])
+        return encode([(kind.name, *values) for values in sound_rows(kind, rows)])
     except TypeError as error:
         raise ValueError(f"records must be JSON, but {error}") from error
 
-# %% ../../../nbs/base/03_record.ipynb #65e44070
+# %% ../../../nbs/base/03_record.ipynb #0435087b
 def stored(
-    kind: Kind,  # of the record
-    values: Sequence[Any],  # as spooled, in the order of the fields
-    stamp: int,  # of the record
-) -> dict[str, Any]:  # a row for SQL and Arrow
-    "One spooled record as a row."
-    typed = zip(kind.types.items(), values, strict=True)
-    return {n: json_text(v) if t is dict else t(v) for (n, t), v in typed} | {"stamp": stamp}
+    kind: Kind,  # of the records
+    rows: Sequence[Sequence],  # as spooled
+    stamps: Sequence[int],  # of the records
+) -> list[dict[str, Any]]:  # rows for SQL and Arrow
+    "Spooled records of one kind as rows."
+    names = (*kind.types, "stamp")
+    return [
+        dict(zip(names, (*values, stamp), strict=True))
+        for values, stamp in zip(sound_rows(kind, rows), stamps, strict=True)
+    ]
 
 # %% ../../../nbs/base/03_record.ipynb #26fb2c70
 def column(

@@ -8,9 +8,9 @@ Docs: https://seatrial.github.io/seatrial/base/spool.html.md"""
 
 # %% auto #0
 __all__ = ['ROTATE', 'cut_back', 'put', 'opened', 'sync_folder', 'new_file', 'ownerless', 'alone', 'after_fork', 'Spool',
-           'parsed', 'spooled', 'put_aside']
+           'sorted_out', 'parsed', 'spooled', 'put_aside']
 
-# %% ../../../nbs/base/04_spool.ipynb #deb31089
+# %% ../../../nbs/base/04_spool.ipynb #caea36a3
 import contextlib
 import fcntl
 import json
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from .record import KINDS, OUTCOMES, PREDICTIONS, Kind, line, stored
+from .record import KINDS, OUTCOMES, PREDICTIONS, Kind, json_text, stored
 from .settings import CannotDo
 
 # %% ../../../nbs/base/04_spool.ipynb #0a2f589c
@@ -173,17 +173,27 @@ class Spool:
         self.turn = threading.RLock()
         self.leave()
 
-# %% ../../../nbs/base/04_spool.ipynb #51d06aff
+# %% ../../../nbs/base/04_spool.ipynb #90b7e075
+def sorted_out(
+    records: list[list],  # of one line
+    stamp: int,  # of the first
+) -> list[tuple[Kind, tuple]]:  # kind; fields and stamps of its records
+    "The records of a line, kind by kind."
+    kinds = {values[0]: KINDS[values[0]] for values in records}
+    mine = {name: [(values[1:], stamp + i) for i, values in enumerate(records) if values[0] == name] for name in kinds}
+    return [(kind, tuple(zip(*mine[name], strict=True))) for name, kind in kinds.items()]
+
+# %% ../../../nbs/base/04_spool.ipynb #c92d05b8
 def parsed(
     text: bytes,  # one line
 ) -> list[tuple[Kind, dict]]:  # kind and row of each record; ValueError where it is damaged
     "The records of one spooled line."
     try:
         stamp, records = json.loads(text.decode())
-        line([KINDS[k].record(*values) for k, *values in records])  # refuses what a store would refuse
+        _ = b"\\u" in text and json_text(records).encode()  # half a character is no text, and no table takes it
         if type(stamp) is not int or not 0 <= stamp < 2**63 - len(records):
             raise ValueError(f"no stamp: {stamp}")
-        return [(KINDS[k], stored(KINDS[k], values, stamp + i)) for i, (k, *values) in enumerate(records)]
+        return [(kind, row) for kind, mine in sorted_out(records, stamp) for row in stored(kind, *mine)]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"not a line of the spool: {text[:40]!r}") from error
 
