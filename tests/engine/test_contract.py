@@ -4,6 +4,7 @@ import json
 import os
 import re
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -118,6 +119,21 @@ def test_a_batch_changes_no_answer(engine):
     together = next(iter(engine.run({"x": x}).values()))
     apart = np.concatenate([next(iter(engine.run({"x": row[None]}).values())) for row in x])
     np.testing.assert_allclose(together, apart, rtol=1e-4, atol=1e-5)
+
+
+def test_several_threads_get_their_own_answers(engine):
+    def ask(seed):
+        x = np.random.default_rng(seed).normal(size=(1 + seed % 5, 3))
+        return next(iter(engine.run({"x": x}).values())), x @ WEIGHTS
+
+    with ThreadPoolExecutor(4) as pool:
+        for answer, right in pool.map(ask, range(40)):
+            np.testing.assert_allclose(answer, right, rtol=1e-4, atol=1e-4)
+
+
+def test_an_engine_that_was_closed_answers_or_opens_anew(engine):
+    engine.close()
+    assert next(iter(engine.run({"x": [[1, 2, 3]]}).values())).tolist() == [-1.5]
 
 
 REFUSALS = [

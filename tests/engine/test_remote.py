@@ -209,3 +209,30 @@ def test_text_is_sent_flat_and_holes_as_null():
 def test_options_of_another_runtime_are_refused(odd):
     with pytest.raises(ValueError, match=r"timeout_s must be|device must be cpu|options of runtime 'remote'"):
         load("http://127.0.0.1:1/v2/models/m", **odd)
+
+
+ONE = {"name": "y", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}
+LIES = {
+    "more rows": ONE | {"shape": [2, 2], "data": [1, 2, 3, 4]},
+    "too little": ONE | {"data": [1]},
+    "text for numbers": ONE | {"datatype": "BYTES", "data": ["a", "b"]},
+    "no datatype": ONE | {"datatype": "XX"},
+    "a huge shape": ONE | {"shape": [10**12]},
+    "parameters in a list": ONE | {"parameters": [1]},
+    "a size in words": ONE | {"parameters": {"binary_data_size": "x"}},
+    "a negative size": ONE | {"parameters": {"binary_data_size": -3}},
+}
+
+
+@pytest.mark.parametrize("lie", LIES.values(), ids=LIES)
+def test_a_server_that_lies_is_blamed_and_never_the_request(lie):
+    body = json.dumps({"outputs": [lie]}).encode()
+    with remote(lambda h, b: (200, body)) as engine, pytest.raises(CannotDo) as caught:
+        engine.run({"x": [[1, 2]]})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_reason_of_many_lines_becomes_one():
+    with remote(lambda h, b: (500, b"Traceback\n  line 1\n  line 2")) as engine, pytest.raises(CannotDo) as caught:
+        engine.run({"x": [[1, 2]]})
+    assert "Traceback line 1 line 2" in str(caught.value) and "\n" not in str(caught.value)

@@ -134,7 +134,7 @@ def arrays(
     "A module's answer as arrays."
     return [o.detach().cpu().numpy() for o in leaves(answer).values()]
 
-# %% ../../../nbs/engine/06_program.ipynb #fd753f17
+# %% ../../../nbs/engine/06_program.ipynb #fd40c356
 def called(
     module: Any,  # a torch module of any form
     tensors: Mapping[str, np.ndarray],  # what it takes
@@ -145,7 +145,8 @@ def called(
 
     with torch.inference_mode():
         sent = {name: torch.from_numpy(np.ascontiguousarray(t)).to(device) for name, t in tensors.items()}
-        first = [sent.pop(name) for name in parameters(module)[: getattr(module, "by_position", 0)]]
+        own = getattr(module, "_orig_mod", module)  # behind what `torch.compile` made
+        first = [sent.pop(name) for name in parameters(own)[: getattr(own, "by_position", 0)]]
         return module(*first, **sent)
 
 # %% ../../../nbs/engine/06_program.ipynb #b8efc21c

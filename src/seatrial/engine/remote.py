@@ -207,13 +207,14 @@ def _server(place: Place) -> str:
     "Its address, without the model."
     return "{0.scheme}://{0.netloc}".format(urlsplit(place.url))
 
-# %% ../../../nbs/engine/08_remote.ipynb #b6d57080
+# %% ../../../nbs/engine/08_remote.ipynb #d346a881
 def _sentence(said: bytes) -> str:
     "What a server says went wrong, at most 200 characters."
     try:
-        return str(json.loads(said)["error"])[:200]
-    except (ValueError, KeyError, TypeError):
-        return said[:200].decode(errors="replace").strip() or "no reason given"
+        told = str(json.loads(said)["error"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        told = said[:200].decode(errors="replace")
+    return " ".join(told[:200].split()) or "no reason given"
 
 # %% ../../../nbs/engine/08_remote.ipynb #a987b4ac
 def _specs(entries: Sequence[Mapping]) -> tuple[TensorSpec, ...]:
@@ -239,7 +240,7 @@ def _described(place: Place) -> tuple[Signature, dict[str, Any]]:
             f"{place.url} does not describe a model that takes rows ({first_line(e)}); serve another"
         ) from None
 
-# %% ../../../nbs/engine/08_remote.ipynb #df6e1b01
+# %% ../../../nbs/engine/08_remote.ipynb #81fdfc1e
 def remote_call(
     url: str,  # of the model: http://host:port/v2/models/name
     timeout_s: float = 10.0,  # for one answer
@@ -260,8 +261,8 @@ def remote_call(
         said = asked(place, "POST", f"{urlsplit(place.url).path}/infer", *encoded(tensors, datatypes, wanted, raw))
         try:
             found = decoded(*said)
-            return [found[name] for name in wanted]
-        except (ValueError, KeyError, TypeError) as e:
+            return [found[s.name].astype(DATATYPES[s.datatype], copy=False) for s in signature.outputs]
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as e:
             raise CannotDo(f"{url} answered what the protocol does not know ({first_line(e)}); look at it") from None
 
     facts = {"url": place.url, "timeout_s": timeout_s, "tensors": "binary" if raw else "json"}
