@@ -8,9 +8,9 @@ Docs: https://seatrial.github.io/seatrial/base/record.html.md"""
 
 # %% auto #0
 __all__ = ['ARROW', 'PREDICTIONS', 'OUTCOMES', 'DECISIONS', 'KINDS', 'SPOOLED', 'VALUES', 'EXACT', 'NUMBERS', 'LATEST_S',
-           'LARGEST', 'ENCODER', 'Prediction', 'Outcome', 'Decision', 'Kind', 'sound', 'exact', 'refusal', 'native',
-           'finite', 'json_text', 'row', 'line', 'columns_sound', 'sound_rows', 'line_of_rows', 'stored', 'column',
-           'unpack']
+           'LARGEST', 'ENCODER', 'FLAT', 'SUMMED', 'KEYED', 'BOUNDED', 'Prediction', 'Outcome', 'Decision', 'Kind',
+           'sound', 'exact', 'refusal', 'native', 'finite', 'json_text', 'row', 'line', 'picked', 'rows_sound',
+           'sound_rows', 'line_of_rows', 'stored', 'column', 'unpack']
 
 # %% ../../../nbs/base/03_record.ipynb #a20d9eb7
 import json
@@ -223,32 +223,49 @@ def line(
     except UnicodeEncodeError as error:
         raise ValueError(f"text of a record must be Unicode, got {error.object[error.start : error.end]!r}") from error
 
-# %% ../../../nbs/base/03_record.ipynb #afb45b51
-def columns_sound(
+# %% ../../../nbs/base/03_record.ipynb #3dc970fa
+FLAT = {kind: tuple(str if t is dict else t for t in kind.types.values()) for kind in (PREDICTIONS, OUTCOMES)}
+
+
+def picked(
+    kind: Kind,  # predictions or outcomes
+    chosen: Callable[[str, type], bool],  # by name and type
+) -> Callable[[Sequence], tuple]:  # of a row, at least two fields
+    "Fetch some fields of a row."
+    return operator.itemgetter(*(i for i, (name, t) in enumerate(kind.types.items()) if chosen(name, t)))
+
+
+SUMMED = {kind: picked(kind, lambda _, t: t in (float, int)) for kind in FLAT}
+KEYED = {kind: picked(kind, lambda name, _, kind=kind: name in kind.key) for kind in FLAT}
+BOUNDED = {PREDICTIONS: picked(PREDICTIONS, lambda name, _: name in ("time_s", "batch_size"))}
+BOUNDED[OUTCOMES] = lambda values: (values[3], values[2])
+
+# %% ../../../nbs/base/03_record.ipynb #07889597
+def rows_sound(
     kind: Kind,  # predictions or outcomes
     rows: Sequence[Sequence],  # the fields of each record, in order, dictionaries as JSON text
 ) -> bool:  # False: some record must be converted or refused
     "Whether every store can hold all of these records."
-    columns = dict(zip(kind.types, zip(*rows, strict=True), strict=True))
-    if any(set(map(type, columns[name])) != {str if t is dict else t} for name, t in kind.types.items()):
-        return False
-    numbers = [columns[name] for name, t in kind.types.items() if t in (float, int)]
-    largest, least = (columns["value"], -LARGEST) if kind is OUTCOMES else (columns["batch_size"], 0)
-    return (
-        isfinite(sum(map(sum, numbers)))
-        and 0 <= min(columns["time_s"]) <= max(columns["time_s"]) < LATEST_S
-        and least <= min(largest) <= max(largest) <= (LARGEST if kind is OUTCOMES else 2**53 - 1)
-        and not any("" in columns[name] for name in kind.key)
-    )
+    exact, bounded = FLAT[kind], BOUNDED[kind]
+    least, largest = (-LARGEST, LARGEST) if kind is OUTCOMES else (0, 2**53 - 1)
+    for values in rows:
+        if tuple(map(type, values)) != exact:
+            return False
+        time_s, size = bounded(values)
+        if not (0 <= time_s < LATEST_S and least <= size <= largest):
+            return False
+    return isfinite(sum(map(sum, map(SUMMED[kind], rows)))) and all(map(all, map(KEYED[kind], rows)))
 
-# %% ../../../nbs/base/03_record.ipynb #eb3472c6
+# %% ../../../nbs/base/03_record.ipynb #4ad53b4a
 def sound_rows(
     kind: Kind,  # predictions or outcomes
     rows: Sequence[Sequence],  # the fields of each record, in order, dictionaries as JSON text or as they are
 ) -> Sequence[Sequence]:  # the same where they are sound, else converted
     "Records that every store can hold, or a refusal that names the field."
-    if columns_sound(kind, rows):
+    if rows_sound(kind, rows):
         return rows
+    if any(len(values) != len(kind.types) for values in rows):
+        raise ValueError(f"a record of {kind.name} must have {len(kind.types)} fields")
     which = [i for i, t in enumerate(kind.types.values()) if t is dict]
     rows = [[*values] for values in rows]
     for values in rows:

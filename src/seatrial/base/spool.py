@@ -38,14 +38,15 @@ def cut_back(
         os.ftruncate(fd, size)
     return CannotDo(f"the journal could not be written ({reason}): free the disk; nothing of this batch was recorded")
 
-# %% ../../../nbs/base/04_spool.ipynb #8d924be3
+# %% ../../../nbs/base/04_spool.ipynb #03b831ec
 def put(
     fd: int,  # the spool file, opened for appending
     data: bytes,  # one line with its end
     fsync: bool,  # wait until the disk has it
+    size: int | None = None,  # of the file, bytes; None: to be asked for
 ) -> int:  # size of the file afterwards, bytes
     "Append one line in one write, or leave the file as it was."
-    size = os.fstat(fd).st_size
+    size = os.fstat(fd).st_size if size is None else size
     try:
         written = os.write(fd, data)
         if written == len(data) and fsync:
@@ -135,7 +136,7 @@ def after_fork(
     ref = weakref.ref(thing)
     os.register_at_fork(after_in_child=lambda: getattr(ref(), "forked", lambda: None)())
 
-# %% ../../../nbs/base/04_spool.ipynb #bd269ed1
+# %% ../../../nbs/base/04_spool.ipynb #b549f194
 ROTATE = 4 * 2**20  # bytes
 
 
@@ -143,7 +144,7 @@ class Spool:
     "The append-only file of one process."
 
     def __init__(self, folder: Path, fsync: bool):
-        self.folder, self.fsync, self.fd, self.last = folder, fsync, None, 0
+        self.folder, self.fsync, self.fd, self.last, self.size = folder, fsync, None, 0, 0
         self.turn = threading.RLock()  # whoever appends may leave
         after_fork(self)
 
@@ -151,14 +152,14 @@ class Spool:
         "Acknowledge a batch of n records: on return they survive this process."
         with self.turn:
             if self.fd is None:
-                self.fd = new_file(self.folder, self.fsync)
+                self.fd, self.size = new_file(self.folder, self.fsync), 0
             stamp = max(time.time_ns(), self.last + 1)  # clocks may step back, stamps may not
             self.last = stamp + n
-            size = ROTATE
+            size, self.size = self.size, ROTATE  # where the write fails, the next file is another one
             try:
-                size = put(self.fd, b"[%d,%b]\n" % (stamp, rows), self.fsync)
+                self.size = put(self.fd, b"[%d,%b]\n" % (stamp, rows), self.fsync, size)
             finally:
-                if size >= ROTATE:
+                if self.size >= ROTATE:
                     self.leave()
 
     def leave(self) -> None:
