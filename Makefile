@@ -16,10 +16,15 @@ help:  ## show this list
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -e '.[dev]'
 	@touch $@
 
+.venv-clients/ready: tests/clients.txt .venv/ready
+	@$(BIN)/python -m venv .venv-clients
+	@.venv-clients/bin/python -m pip install --quiet --disable-pip-version-check -r tests/clients.txt
+	@touch $@
+
 demo: .venv/ready  ## sail the whole voyage once, on real data (at most 10 minutes)
 	@$(BIN)/seatrial demo
 
-test: .venv/ready  ## everything that must hold: lint, export in sync, floors, notebooks, tests
+test: .venv/ready .venv-clients/ready  ## everything that must hold: lint, export in sync, floors, notebooks, tests
 	@$(BIN)/python tools/check.py
 
 lint: .venv/ready  ## the static part of make test

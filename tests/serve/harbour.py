@@ -6,6 +6,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
@@ -28,13 +29,29 @@ def linear(folder, weights):
     return bundles.write(folder, signature=signature, graph=file)
 
 
-def shelve(artifacts, models):
-    "Bundles on a shelf: name -> version -> weights; the first version is champion."
+def echo(folder, datatype):
+    "A bundle that answers what it is asked: x as y, of one datatype."
+    kind = (
+        TensorProto.STRING
+        if datatype == "BYTES"
+        else helper.np_dtype_to_tensor_dtype(np.dtype(bundles.DATATYPES[datatype]))
+    )
+    x, y = (helper.make_tensor_value_info(name, kind, ["n", 2]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "echo", [x], [y])
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    file = folder.parent / f"{folder.name}.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), file)
+    sides = ((bundles.TensorSpec(name, datatype, (-1, 2)),) for name in "xy")
+    return bundles.write(folder, signature=bundles.Signature(*sides), graph=file)
+
+
+def shelve(artifacts, models, make=linear):
+    "Bundles on a shelf: name -> version -> what `make` makes it of; the first version is champion."
     rows, aliases = [], {}
     for name, versions in models.items():
-        for number, weights in versions.items():
+        for number, given in versions.items():
             folder = artifacts / "models" / name / number
-            signature, files = linear(folder, weights).signature.to_dict(), digests(folder)
+            signature, files = make(folder, given).signature.to_dict(), digests(folder)
             rows.append(Version(name, number, fingerprint(files), folder, signature, {}, {}, 0.0, files))
         aliases[name] = {"champion": next(iter(versions))}
     write_tables(artifacts, rows, aliases)

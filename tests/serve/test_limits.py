@@ -94,7 +94,7 @@ def test_any_bytes_have_a_depth(body):
 
 def test_deep_bodies_are_refused_and_wide_ones_are_not():
     shallow(json.dumps([[1]] * 1000).encode(), 2)
-    with pytest.raises(Refused, match="guard.depth_max=2 deep, and this one is 3 deep"):
+    with pytest.raises(Refused, match=r"guard\.depth_max=2 deep, and this one is 3 deep"):
         shallow(b"[[[1]]]", 2)
 
 
