@@ -1,5 +1,6 @@
 "What every test shares: a place of its own for artifacts, an order that runs first what changed last, a line a file."
 
+import gc
 import shutil
 import subprocess
 from collections import Counter
@@ -39,6 +40,12 @@ def pytest_collection_modifyitems(items):
         if "notebook" not in getattr(item, "fixturenames", ()):
             room, file = item.path.parent.name, item.path.relative_to(ROOT).as_posix()
             item.add_marker(pytest.mark.xdist_group(room if room in TOGETHER else file))
+
+
+def pytest_collection_finish(session):
+    "What has been imported stays: no collection of garbage looks at it again, and statsmodels asks for one a call."
+    gc.collect()
+    gc.freeze()
 
 
 class Lines:
