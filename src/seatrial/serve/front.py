@@ -21,7 +21,7 @@ Docs: https://seatrial.github.io/seatrial/serve/front.html.md"""
 __all__ = ['ANSWERS', 'METHODS', 'JSON', 'PROMETHEUS', 'content', 'respond', 'allowed', 'checked', 'dispatched', 'infer',
            'exchange', 'Front', 'staffed']
 
-# %% ../../../nbs/serve/08_front.ipynb #512fe639
+# %% ../../../nbs/serve/08_front.ipynb #99fbea77
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -32,10 +32,11 @@ import orjson
 
 from .. import __version__
 from ..base.settings import CannotDo, Settings
+from .arrival import absent, came_back, lost
 from .lane import keep
 from .metrics import refused
-from .office import Office, described, health, model_ready, opened, prepare, received
-from .passage import came_back, lost, predicted
+from .office import Office, closed, described, health, model_ready, opened, prepare, received
+from .passage import predicted
 from .protocol import Address, Refused, address
 from .routing import watch
 from .wire import Desk
@@ -196,13 +197,13 @@ class Front:
             return await self.app(scope, receive, send)
         await exchange(self.office, scope, receive, send, address(path))
 
-# %% ../../../nbs/serve/08_front.ipynb #02fc636f
+# %% ../../../nbs/serve/08_front.ipynb #70ba01d2
 @asynccontextmanager
 async def staffed(
     front: Front,  # that the server belongs to
 ) -> AsyncIterator[Office]:  # open until the block ends
     "Open the office, keep its router fresh and its lane connected, and close it again."
-    office = front.office = front.desk.office = opened(front.settings, front.path, came_back, lost, front.only)
+    office = front.office = front.desk.office = opened(front.settings, front.path, came_back, lost, front.only, absent)
     loop, stop = asyncio.get_running_loop(), threading.Event()
     changed = partial(loop.call_soon_threadsafe, prepare, office)
     looking = (office.router, front.settings.serve.poll_interval_s, stop, changed)
@@ -216,6 +217,4 @@ async def staffed(
         keeper.cancel()
         stop.set()
         watcher.join()
-        if office.lane.wire is not None:
-            office.lane.wire.close()
-        office.journal.close()
+        closed(office)

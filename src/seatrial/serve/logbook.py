@@ -11,7 +11,7 @@ Docs: https://seatrial.github.io/seatrial/serve/logbook.html.md"""
 # %% auto #0
 __all__ = ['Ticket', 'features_of', 'mean', 'outputs_of', 'records', 'failure', 'written']
 
-# %% ../../../nbs/serve/27_logbook.ipynb #abeaab06
+# %% ../../../nbs/serve/27_logbook.ipynb #a597f7c7
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,12 +22,13 @@ import orjson
 from ..base.journal import Journal, append_rows
 from ..base.settings import CannotDo
 from .frames import checksum
-from .lane import Job, Reply
+from .lane import Reply
 from .protocol import Refused
 from .routing import Route
+from .turn import Job
 from .wording import cuttings, journaled
 
-# %% ../../../nbs/serve/27_logbook.ipynb #45649832
+# %% ../../../nbs/serve/27_logbook.ipynb #50c3de7d
 @dataclass(slots=True, eq=False)
 class Ticket:
     "What must be known when the answer comes back."
@@ -36,10 +37,15 @@ class Ticket:
     unit: str  # who is randomized, or empty
     segment: str  # a label for reports, or empty
     route: Route
-    tell: Callable[[bytes | Refused | None], None] | None  # answer, refusal, or nobody is left; None: a shadow's copy
+    tell: Callable[[Any], None] | None  # hears the answer, a refusal, or that nobody is left; None: a shadow's copy
     outputs: Sequence[str] = ()  # names that the client wants
     receive: Callable[[], Awaitable[dict]] | None = None  # tells when the client hangs up
     watcher: Any = None  # the task that listens for it
+    plain: bool = False  # the answer is wanted as arrays
+    timeout_s: float = 0.0  # the client's own; 0: the server's
+    priority: int = 0  # 1 goes first; 0: the usual one
+    job: Job | None = None  # the one that carries it now
+    follow: Any = None  # of a trace
 
 # %% ../../../nbs/serve/27_logbook.ipynb #313b1dc7
 def features_of(
@@ -77,7 +83,7 @@ def outputs_of(
         for _, cut in good
     ]
 
-# %% ../../../nbs/serve/27_logbook.ipynb #6b4ccb41
+# %% ../../../nbs/serve/27_logbook.ipynb #432df2b0
 def records(
     reply: Reply,  # from the worker
     texts: Mapping[str, Sequence[bytes]],  # of each output, row by row
@@ -86,14 +92,14 @@ def records(
     now_s: float,  # since 1970
 ) -> list[tuple]:  # rows of the journal
     "What the journal keeps of a batch."
-    rows, took_ms, found = sum([job.rows for job in reply.jobs]), 1e3 * reply.seconds, []
+    rows, took_ms, found = reply.batch.rows, 1e3 * reply.seconds, []
     features, outputs = features_of(reply, good), outputs_of(reply, texts, good)
     for (job, _), watched, said in zip(good, features, outputs, strict=True):
         ticket = job.ticket
         route, waited_ms = ticket.route, 1e3 * (now - job.arrived_s) - took_ms
         found.append(
             (ticket.id, route.variant, now_s, route.trial, *job.key, ticket.unit or ticket.id, ticket.segment,
-             route.propensity, watched, checksum(job.form, job.parts, job.rows), said, took_ms,
+             route.propensity, watched, checksum(job.inputs.form, job.inputs.parts, job.rows), said, took_ms,
              waited_ms if waited_ms > 0 else 0.0, rows, False, "ok")
         )  # fmt: skip
     return found

@@ -14,7 +14,7 @@ Docs: https://seatrial.github.io/seatrial/serve/wire.html.md"""
 __all__ = ['PATHS_MAX', 'ODD', 'Desk', 'head', 'Silence', 'Turn', 'answer', 'Patient', 'Wire', 'short', 'ordinary', 'begun',
            'awaited', 'failed']
 
-# %% ../../../nbs/serve/28_wire.ipynb #84448461
+# %% ../../../nbs/serve/28_wire.ipynb #962eee77
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -22,11 +22,12 @@ from urllib.parse import unquote
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from .lane import Job
+from .arrival import forgotten
 from .metrics import refused
 from .office import Office
 from .passage import begin
 from .protocol import Address, Refused, address
+from .turn import Job
 
 # %% ../../../nbs/serve/28_wire.ipynb #1b8ede60
 PATHS_MAX = 4096  # remembered; beyond them all are forgotten, so that nobody fills the memory with names
@@ -71,7 +72,7 @@ class Silence:
     def set(self) -> None:
         "Wake nobody."
 
-# %% ../../../nbs/serve/28_wire.ipynb #51967382
+# %% ../../../nbs/serve/28_wire.ipynb #c2889dd3
 class Turn:
     "One request on the short way, from its last byte to its answer."
 
@@ -91,7 +92,7 @@ class Turn:
     def left(self) -> None:
         "Nobody waits any more."
         if self.job is not None and not self.response_complete:
-            self.job.gone = True
+            forgotten(self.wire.desk.office, self.job.ticket)
         self.response_complete = True
 
 # %% ../../../nbs/serve/28_wire.ipynb #67084ce2
@@ -118,7 +119,7 @@ def answer(
         wire.transport.close()
     wire.on_response_complete()
 
-# %% ../../../nbs/serve/28_wire.ipynb #be3df5e9
+# %% ../../../nbs/serve/28_wire.ipynb #711cf6ae
 class Patient(HttpToolsProtocol):
     "uvicorn's HTTP protocol with one timer for each connection."
 
@@ -129,6 +130,7 @@ class Patient(HttpToolsProtocol):
         super().connection_lost(exc)
         if self.turn is not None:
             self.turn.left()
+            self.turn.disconnected = True
         if self.timeout_keep_alive_task is not None:
             self.timeout_keep_alive_task.cancel()
 
@@ -249,7 +251,7 @@ def begun(
     except Exception:
         failed(turn)
 
-# %% ../../../nbs/serve/28_wire.ipynb #347ad4b9
+# %% ../../../nbs/serve/28_wire.ipynb #17c5ab77
 async def awaited(
     turn: Turn,  # of the request
     job: Any,  # a coroutine that lets it in
@@ -257,8 +259,8 @@ async def awaited(
     "Let a request in that has to wait first."
     try:
         turn.job = await job
-        if turn.response_complete:  # its client has left meanwhile
-            turn.job.gone = True
+        if turn.disconnected:  # its client has left meanwhile
+            forgotten(turn.wire.desk.office, turn.job.ticket)
     except Refused as refusal:
         turn(refusal)
     except Exception:
