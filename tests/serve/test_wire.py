@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from seatrial.serve.server import launch
+from seatrial.serve.server import is_ready, launch
 from tests.serve.harbour import settings_for, shelve, until, worker_of
 
 
@@ -163,3 +163,35 @@ def test_a_connection_that_is_idle_for_long_stays_and_one_that_is_lost_is_forgot
                 brief.socket.sendall(request(body([[1, 2]], id="left")))
         idle.socket.sendall(request(body([[5, 2]])))
         assert value(idle.answer()) == [7]
+
+
+def test_what_is_not_http_is_refused_in_a_sentence_for_programs(sea):
+    with Caller(sea[0].url) as caller:
+        caller.socket.sendall(b"GARBAGE\r\n\r\n")
+        code, headers, said = caller.answer()
+        assert code == 400 and "HTTP" in json.loads(said)["error"] and headers["connection"] == "close"
+        assert caller.answer() is None
+
+
+@pytest.mark.parametrize("line", [b"x: " + b"a" * 70_000, b"a: b\r\n" * 12_000], ids=["one header", "many"])
+def test_headers_without_an_end_are_refused(sea, line):
+    with Caller(sea[0].url) as caller:
+        caller.socket.sendall(b"POST /v2/models/sum/infer HTTP/1.1\r\n" + line)
+        code, _, said = caller.answer()
+        assert code == 431 and "65536 bytes" in json.loads(said)["error"]
+
+
+def test_who_does_not_finish_a_request_is_not_waited_for_and_who_finishes_slowly_is(tmp_path):
+    shelve(tmp_path, {"sum": {"1.0.0": [1.0, 1.0]}})
+    its = settings_for(tmp_path, SEATRIAL_SERVE_TIMEOUT_S="0.5")
+    with launch(settings=its, port=0, log=tmp_path / "log") as running, Caller(running.url) as used:
+        until(lambda: is_ready(running.url))
+        used.socket.sendall(request(body([[1, 2]])))
+        used.answer()
+        with Caller(running.url) as silent, Caller(running.url) as slow, Caller(running.url) as half:
+            slow.socket.sendall(b"POST /v2/models/sum/infer HTTP/1.1\r\nHost")
+            half.socket.sendall(request(body([[1, 2]]))[:-5])
+            assert slow.answer()[0] == half.answer()[0] == 408
+            assert silent.answer() is None and slow.answer() is None
+        used.socket.sendall(request(body([[1, 2]])))
+        assert value(used.answer()) == [3]

@@ -12,9 +12,10 @@ Docs: https://seatrial.github.io/seatrial/serve/arrival.html.md"""
 
 # %% auto #0
 __all__ = ['TICK_S', 'came_back', 'unfit', 'count_batch', 'Plain', 'hand_over', 'spans', 'labels', 'failed', 'again', 'behind',
-           'fall_back', 'lost', 'turn_away', 'record_error', 'fetched', 'absent', 'tick', 'hung_up', 'forgotten']
+           'fall_back', 'lost', 'turn_away', 'record_error', 'fetched', 'absent', 'tick', 'wound_up', 'noted',
+           'hung_up', 'forgotten']
 
-# %% ../../../nbs/serve/39_arrival.ipynb #e3bb8210
+# %% ../../../nbs/serve/39_arrival.ipynb #c4590457
 import asyncio
 import logging
 import time
@@ -24,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from .access import flush
+from .access import Entry, flush
 from .admission import cancel, flow_of
 from .breaker import told
 from .lane import Reply, ask, dismissed, let_in, sweep, waiting
@@ -273,7 +274,7 @@ def absent(
 # %% ../../../nbs/serve/39_arrival.ipynb #4937b91e
 TICK_S = 0.05  # between two looks at those who wait
 
-# %% ../../../nbs/serve/39_arrival.ipynb #2d87fd26
+# %% ../../../nbs/serve/39_arrival.ipynb #d160ba13
 def tick(
     office: Office,  # what all requests share
 ) -> None:
@@ -288,9 +289,26 @@ def tick(
             ticket.watcher = asyncio.create_task(hung_up(office, ticket))
     if office.access is not None:
         flush(office.access)
-    office.ticking = waits
     if waits:
+        wound_up(office)
+
+# %% ../../../nbs/serve/39_arrival.ipynb #4b1d04f5
+def wound_up(
+    office: Office,  # what all requests share
+) -> None:
+    "Start the timer, unless it runs already."
+    if not office.ticking:
+        office.ticking = True
         asyncio.get_running_loop().call_later(TICK_S, tick, office)
+
+# %% ../../../nbs/serve/39_arrival.ipynb #0ba9ea1e
+def noted(
+    office: Office,  # what all requests share
+    entry: Entry,  # of the access log
+) -> None:
+    "Note a request for the access log; it is written by the timer."
+    office.access.note(entry)
+    wound_up(office)
 
 # %% ../../../nbs/serve/39_arrival.ipynb #0317b0c0
 async def hung_up(

@@ -17,7 +17,7 @@ Docs: https://seatrial.github.io/seatrial/serve/passage.html.md"""
 __all__ = ['begin', 'asked_for', 'fresh', 'sent', 'healthy', 'sent_later', 'fitted', 'enter', 'weight', 'shadowed', 'predicted',
            'settled', 'settle']
 
-# %% ../../../nbs/serve/07_passage.ipynb #023efab8
+# %% ../../../nbs/serve/07_passage.ipynb #fb4ad3d0
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -25,7 +25,7 @@ from functools import partial
 from typing import Any
 
 from .admission import flow_of
-from .arrival import TICK_S, behind, fall_back, tick
+from .arrival import behind, fall_back, wound_up
 from .breaker import passable
 from .frames import Taken
 from .intake import Taker, fitting, named, take
@@ -147,7 +147,7 @@ async def fitted(
             raise
         return held, taken
 
-# %% ../../../nbs/serve/07_passage.ipynb #74c9a142
+# %% ../../../nbs/serve/07_passage.ipynb #bcab9e1e
 def enter(
     office: Office,  # what all requests share
     held: Held,  # the version that will answer
@@ -163,9 +163,7 @@ def enter(
     let_in(office.lane, job, now)
     if ticket.route.shadow:
         shadowed(office, job)
-    if not office.ticking:
-        office.ticking = True
-        asyncio.get_running_loop().call_later(TICK_S, tick, office)
+    wound_up(office)
     return job
 
 # %% ../../../nbs/serve/07_passage.ipynb #fa9fd4ae
