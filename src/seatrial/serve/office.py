@@ -16,7 +16,7 @@ Docs: https://seatrial.github.io/seatrial/serve/office.html.md"""
 __all__ = ['OPEN', 'Held', 'Office', 'gauges', 'opened', 'scheduler', 'listed', 'closed', 'loaded', 'asked_for', 'any_of',
            'holding', 'wanted', 'errand', 'prepare', 'health', 'described', 'model_ready', 'received']
 
-# %% ../../../nbs/serve/06_office.ipynb #085fe55b
+# %% ../../../nbs/serve/06_office.ipynb #851e3dcf
 import asyncio
 import secrets
 import time
@@ -25,7 +25,6 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
-from typing import Any
 
 from ..base.journal import Journal
 from ..base.settings import CannotDo, Settings
@@ -34,6 +33,7 @@ from .access import AccessLog, flush
 from .admission import Batch, Scheduler, drain_s, flow_of
 from .breaker import Breakers, Rule
 from .cache import Cache
+from .guard import Guard
 from .intake import Taker, taker
 from .lane import Lane, Link, Reply, ask, hang_up, hung
 from .metrics import Tally, counted
@@ -54,7 +54,7 @@ class Held:
     trouble: str = ""  # why
     until_s: float = 0.0  # a refusal is asked again after this moment
 
-# %% ../../../nbs/serve/06_office.ipynb #360ed138
+# %% ../../../nbs/serve/06_office.ipynb #eebaffea
 @dataclass
 class Office:
     "What all requests of one process share."
@@ -72,7 +72,7 @@ class Office:
     ticking: bool = False
     counts: dict[tuple[str, str], Counts] = field(default_factory=lambda: defaultdict(Counts))
     breakers: Breakers | None = None  # of all versions
-    guard: Any = None  # None: nobody is asked for a key
+    guard: Guard | None = None  # who may ask, and how often
     cache: Cache | None = None  # None: every request is computed
     traced: Tracer | None = None  # None: no spans
     access: AccessLog | None = None  # None: no line for each request
@@ -96,7 +96,7 @@ def gauges(
         "breaker_state": {key: OPEN[breaker.state] for key, breaker in office.breakers.held.items()},
     }  # fmt: skip
 
-# %% ../../../nbs/serve/06_office.ipynb #baae6454
+# %% ../../../nbs/serve/06_office.ipynb #859084e5
 def opened(
     settings: Settings,  # of the server
     paths: str | Sequence[str],  # of the workers' sockets
@@ -113,7 +113,7 @@ def opened(
     office.tally = Tally(partial(gauges, office))
     guard, cache, trace = settings.guard, settings.cache, settings.trace
     rule = Rule(guard.breaker_share, guard.breaker_min, guard.breaker_window_s, guard.breaker_open_s)
-    office.breakers = Breakers(rule)
+    office.breakers, office.guard = Breakers(rule), Guard(settings)
     office.cache = Cache(int(cache.size_mb * 2**20), cache.ttl_s) if cache.size_mb else None
     office.traced = Tracer(exporter(trace.url), trace.share) if trace.url else None
     office.access = AccessLog(settings.paths.artifacts / "logs", guard.redact) if guard.access_log else None
