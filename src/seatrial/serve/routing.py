@@ -55,7 +55,7 @@ class Policy:
     champion: str  # that answers outside of trials; empty: none was named
     state: TrialState | None = None  # of the trial that is live
 
-# %% ../../../nbs/serve/04_routing.ipynb #9aaa9e8d
+# %% ../../../nbs/serve/04_routing.ipynb #6d947964
 def way(
     policy: Policy,  # of the model
     unit: str,  # who is randomized, not empty
@@ -65,7 +65,7 @@ def way(
     if version:
         if version not in policy.versions:
             there = ", ".join(sorted(policy.versions))
-            raise Refused(404, f"model {policy.model!r} has no version {version!r}; it has {there}")
+            raise Refused(404, f"model {policy.model!r} has no version {version[:40]!r}; it has {there}")
         return Route(version, "champion" if version == policy.champion else "named")
     if policy.state is not None:
         return tried(policy.state, unit)
@@ -128,7 +128,7 @@ def unfollowed(
     "Promotions that must still be bridged."
     return {name: version for name, version in pending.items() if shelf.aliases(name).get("champion") != version}
 
-# %% ../../../nbs/serve/04_routing.ipynb #c2278b4c
+# %% ../../../nbs/serve/04_routing.ipynb #3ef999ac
 class Router:
     "The policies of all models, kept fresh."
 
@@ -154,7 +154,7 @@ class Router:
         policy = self.table.get(model)
         if policy is None:
             there = ", ".join(self.table) or "nothing yet (`seatrial register` adds one)"
-            raise Refused(404, f"no model named {model!r} is registered; registered: {there}")
+            raise Refused(404, f"no model named {model[:80]!r} is registered; registered: {there}")
         return way(policy, unit, version)
 
 # %% ../../../nbs/serve/04_routing.ipynb #0eb43071
