@@ -1,18 +1,169 @@
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-from seatrial.serve.worker import Pool
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from seatrial.serve.computation import answered
+from seatrial.serve.frames import frame, opened
+from seatrial.serve.pool import Pool
+from seatrial.serve.worker import Loop, Visitor, serve_visitors
 from tests.serve.harbour import shelve
 
 
-def test_who_asks_for_an_open_version_does_not_wait_for_another_to_load(tmp_path):
-    shelve(tmp_path, {"sum": {"1.0.0": [1.0, 1.0], "1.1.0": [1.0, -1.0]}})
-    pool, key = Pool(tmp_path), ("sum", "1.1.0")
-    champion = pool.engine("sum", "1.0.0")
-    door = pool.doors[key] = threading.Lock()
-    with ThreadPoolExecutor(2) as threads:
-        with door:  # 1.1.0 is being loaded
-            twice = [threads.submit(pool.engine, *key) for _ in range(2)]
-            assert pool.engine("sum", "1.0.0") is champion and not any(one.done() for one in twice)
-        first, second = (one.result(20) for one in twice)
-    assert first is second is pool.engines[key]
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory):
+    artifacts = tmp_path_factory.mktemp("shelf")
+    shelve(artifacts, {"sum": {"1.0.0": [1.0, 1.0], "1.1.0": [1.0, -1.0]}})
+    return artifacts
+
+
+@pytest.fixture(scope="module")
+def engine(shelf):
+    return Pool(shelf).engine("sum", "1.0.0")
+
+
+class Front:
+    "One connection to a worker."
+
+    def __init__(self, path):
+        wire = socket.socket(socket.AF_UNIX)
+        wire.settimeout(20)
+        wire.connect(path)
+        self.visitor = Visitor(wire)
+        self.hello = self.hear()[0]
+
+    def say(self, header, **arrays):
+        self.visitor.say(header, arrays)
+
+    def hear(self):
+        return opened(self.visitor.read())
+
+    def ask(self, header, **arrays):
+        self.say(header, **arrays)
+        return self.hear()
+
+
+@pytest.fixture
+def inside(shelf, tmp_path):
+    "A worker in a thread: its pool, and a way to visit it."
+    path, door = str(tmp_path / "lane.sock"), socket.socket(socket.AF_UNIX)
+    door.bind(path)
+    door.listen()
+    loop, fronts = Loop(door, Pool(shelf), 64), []
+
+    def visit():
+        fronts.append(Front(path))
+        return fronts[-1]
+
+    thread = threading.Thread(target=serve_visitors, args=(loop,))
+    thread.start()
+    yield loop.pool, visit
+    loop.leave()
+    for front in fronts:
+        front.visitor.wire.close()
+    thread.join(20)
+    assert not thread.is_alive()
+    for file in (door, loop.bell, loop.ring, loop.watch):
+        file.close()
+
+
+BATCH = {"model": "sum", "version": "1.0.0", "rows": [1]}
+X = np.array([[1, 2]], np.float32)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=8), st.integers(0, 40), st.integers(1, 30), st.data())
+def test_padding_and_cutting_are_invisible_and_only_bad_jobs_fail(engine, rows, padding, rows_max, data):
+    bad = data.draw(st.sets(st.sampled_from(range(len(rows)))))
+    parts = [np.full((n, 2), k, np.float32) for k, n in enumerate(rows)]
+    for k in bad:
+        parts[k][-1, 0] = np.nan
+    inputs = {"x": np.vstack([*parts, np.zeros((padding, 2), np.float32)])}
+    header, arrays = answered(engine, rows, inputs, rows_max)
+    assert {int(k): status for k, (status, _) in header["failures"].items()} == dict.fromkeys(sorted(bad), 400)
+    good = [2.0 * k for k, n in enumerate(rows) if k not in bad for _ in range(n)]
+    assert (arrays["o:y"].tolist() if good else []) == good
+
+
+def test_a_version_that_is_not_there_is_absent_for_fronts_that_return_and_awaited_by_others(inside):
+    pool, visit = inside
+    returning, patient = visit(), visit()
+    returning.say({"pins": []})
+    assert returning.ask({"id": 1, **BATCH}, x=X)[0] == {"id": 1, "absent": True} and not pool.engines
+    assert patient.ask({"id": 2, **BATCH}, x=X)[1]["o:y"].tolist() == [3]
+    assert returning.ask({"id": 3, **BATCH}, x=X)[1]["o:y"].tolist() == [3]
+
+
+def test_a_load_that_takes_long_makes_no_batch_wait(inside):
+    pool, visit = inside
+    free, front = threading.Event(), visit()
+    front.ask({"id": 0, "load": ["sum", "1.0.0"]})
+    pool.told = lambda what, key: what == "loading" and free.wait(20)
+    front.say({"id": 1, "load": ["sum", "1.1.0"]})
+    for number in range(2, 20):
+        assert front.ask({"id": number, **BATCH}, x=X)[1]["o:y"].tolist() == [3]
+    free.set()
+    said = front.hear()[0]
+    assert said["id"] == 1 and said["signature"]["inputs"][0]["name"] == "x" and said["bytes"] > 0
+
+
+def test_what_one_front_pins_another_does_not_unpin_and_who_leaves_pins_nothing(inside):
+    pool, visit = inside
+    one, other = visit(), visit()
+    one.ask({"id": 1, "pins": [["sum", "1.0.0"]]})
+    other.ask({"id": 1, "pins": [["sum", "1.1.0"]]})
+    other.ask({"id": 2, "pins": []})
+    one.ask({"id": 2, "load": ["sum", "1.0.0"]})
+    other.ask({"id": 3, "load": ["sum", "1.1.0"]})
+    held = {tuple(row[:2]): row[3] for row in other.ask({"id": 4, "held": True})[0]["held"]}
+    assert held == {("sum", "1.0.0"): True, ("sum", "1.1.0"): False}
+    one.visitor.wire.shutdown(socket.SHUT_RDWR)
+    while pool.pins:
+        other.ask({"id": 5, "held": True})
+    assert not pool.pins
+
+
+def test_unloading_again_and_again_under_batches_fails_none_of_them(inside):
+    _, visit = inside
+    operator, fronts = visit(), [visit() for _ in range(3)]
+    over = threading.Event()
+
+    def ask(front):
+        front.say({"pins": []})
+        answers = 0
+        while not over.is_set():
+            header, arrays = front.ask({"id": answers, **BATCH}, x=X)
+            if header.get("absent"):
+                assert "signature" in front.ask({"id": -2, "load": ["sum", "1.0.0"]})[0]
+            else:
+                assert arrays["o:y"].tolist() == [3] and not header["failures"]
+                answers += 1
+        return answers
+
+    with ThreadPoolExecutor(3) as threads:
+        asking = [threads.submit(ask, front) for front in fronts]
+        gone = sum(operator.ask({"id": n, "unload": ["sum", "1.0.0"]})[0]["unloaded"] for n in range(60))
+        over.set()
+        assert sum(one.result(20) for one in asking) > 0 and gone > 0
+
+
+def test_nonsense_about_versions_is_answered_in_a_sentence(inside):
+    _, visit = inside
+    front = visit()
+    assert "no version '9.9.9'" in front.ask({"id": 1, "load": ["sum", "9.9.9"]})[0]["error"]
+    assert "no model named 'nobody'" in front.ask({"id": 2, "load": ["nobody", "1.0.0"]})[0]["error"]
+    assert front.ask({"id": 3, "unload": ["nobody", "1.0.0"]})[0] == {"id": 3, "unloaded": False}
+    header, _ = front.ask({"id": 4, **BATCH, "version": "9.9.9"}, x=X)
+    assert header["failures"]["0"][0] == 400 and "9.9.9" in header["failures"]["0"][1]
+
+
+def test_half_a_message_at_the_end_disturbs_nobody(inside):
+    _, visit = inside
+    broken, sound = visit(), visit()
+    broken.visitor.wire.sendall(frame({"id": 1, **BATCH}, {"x": X})[:-3])
+    broken.visitor.wire.shutdown(socket.SHUT_RDWR)
+    assert sound.ask({"id": 1, **BATCH}, x=X)[1]["o:y"].tolist() == [3]

@@ -19,7 +19,7 @@ Docs: https://seatrial.github.io/seatrial/serve/pool.html.md"""
 __all__ = ['Key', 'Ledger', 'leaving', 'crowded', 'mega', 'file_bytes', 'resident_bytes', 'trimmed', 'threads_of', 'Terms',
            'Pool', 'fly', 'opened', 'admit', 'pin', 'unload']
 
-# %% ../../../nbs/serve/29_pool.ipynb #548f4a8a
+# %% ../../../nbs/serve/29_pool.ipynb #35fe460e
 import ctypes
 import gc
 import os
@@ -28,6 +28,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -140,7 +141,7 @@ class Terms:
     workers: int = 1  # that share this machine's cores
     warm: Sequence[int] = (1, 8)  # batch sizes that an engine runs before it counts as loaded
 
-# %% ../../../nbs/serve/29_pool.ipynb #fa3ac300
+# %% ../../../nbs/serve/29_pool.ipynb #561a821d
 class Pool:
     "The versions that this worker holds."
 
@@ -149,6 +150,7 @@ class Pool:
         artifacts: Path | str,  # the folder below which the registry publishes
         terms: Terms = Terms(),  # how models are held
         told: Callable[[str, Key], None] = lambda what, key: None,  # hears of loading, loaded, failed
+        careful: bool = False,  # load one version at a time
     ):
         self.shelf, self.terms, self.told = Shelf(Path(artifacts)), terms, told
         self.ledger, self.lock = Ledger(terms.limit), threading.Lock()
@@ -158,6 +160,7 @@ class Pool:
         self.seconds: dict[Key, float] = {}  # that loading took
         self.refused: dict[Key, tuple[str, float]] = {}  # why, and until when (time.monotonic)
         self.pins: dict[object, set[Key]] = {}  # by who has pinned them
+        self.gate = threading.Lock() if careful else nullcontext()
 
     def engine(
         self,
@@ -177,24 +180,25 @@ class Pool:
             fly(self, key, flight)
         return flight.result()
 
-# %% ../../../nbs/serve/29_pool.ipynb #17051f2c
+# %% ../../../nbs/serve/29_pool.ipynb #c707cbbe
 def fly(
     pool: Pool,
     key: Key,  # to be opened
     flight: Future,  # who waits for it
 ) -> None:
     "Open a version, and tell everybody who waits for it."
-    pool.told("loading", key)
-    try:
-        engine = opened(pool, key)
-    except BaseException as error:
-        with pool.lock:
-            pool.loading.pop(key)
-            pool.ledger.sizes.pop(key, None)
-        pool.told("failed", key)
-        flight.set_exception(error)
-        return
-    pool.told("loaded", key)
+    with pool.gate:
+        pool.told("loading", key)
+        try:
+            engine = opened(pool, key)
+        except BaseException as error:
+            with pool.lock:
+                pool.loading.pop(key)
+                pool.ledger.sizes.pop(key, None)
+            pool.told("failed", key)
+            flight.set_exception(error)
+            return
+        pool.told("loaded", key)
     flight.set_result(engine)
 
 # %% ../../../nbs/serve/29_pool.ipynb #dfc72819
