@@ -14,7 +14,7 @@ __all__ = ['SERVER_PATHS', 'ACCEPTS', 'NAMES', 'Refused', 'Address', 'address', 
            'Request', 'word', 'parsed', 'formed', 'request', 'matched', 'chosen', 'answer', 'values', 'outcome',
            'outcomes']
 
-# %% ../../../nbs/serve/01_protocol.ipynb #2e8637e7
+# %% ../../../nbs/serve/01_protocol.ipynb #1f369db8
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from ..base.record import Outcome
+from ..base.record import LARGEST, Outcome
 from ..engine.bundle import DATATYPES
 
 # %% ../../../nbs/serve/01_protocol.ipynb #8faa4247
@@ -289,7 +289,7 @@ def values(
     flat = np.ascontiguousarray(array).reshape(-1)
     return flat.tolist() if flat.dtype.kind in "Oe" else flat
 
-# %% ../../../nbs/serve/01_protocol.ipynb #835f3879
+# %% ../../../nbs/serve/01_protocol.ipynb #ac5bdce9
 def outcome(
     entry: Any,  # from JSON
     now_s: float,  # when it arrived, for an outcome that does not say when it was observed
@@ -305,8 +305,8 @@ def outcome(
         if not isinstance(entry.get(key), str) or not 0 < len(entry[key]) <= 256 or "\0" in entry[key]:
             raise Refused(400, f"{where}{key} must be a string of 1 to 256 characters, got {shown(entry.get(key))}")
     value, time_s = entry.get("value"), entry.get("time_s")
-    if type(value) not in (int, float) or not abs(value) < 1e300:
-        raise Refused(400, f"{where}value must be a finite number, got {shown(value)}")
+    if type(value) not in (int, float) or not abs(value) <= LARGEST:
+        raise Refused(400, f"{where}value must be a number from -{LARGEST:g} to {LARGEST:g}, got {shown(value)}")
     if time_s is not None and (type(time_s) not in (int, float) or not 0 <= time_s < 1e11):
         raise Refused(400, f"{where}time_s must be seconds since 1970, got {shown(time_s)}")
     return Outcome(entry["request_id"], entry["name"], float(value), float(now_s if time_s is None else time_s))
