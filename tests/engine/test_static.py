@@ -1,16 +1,19 @@
 """Learnt ranges round as they say, clip beyond, and refuse to learn from nothing."""
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from onnx import TensorProto, helper, numpy_helper
 
 from seatrial.base.settings import CannotDo
 from seatrial.engine import static as room
+from seatrial.engine.bundle import Signature, TensorSpec, write
 from seatrial.engine.export import bundle_of
-from seatrial.engine.quantize import graph_of, products, rebuilt
+from seatrial.engine.quantize import graph_of, products, quantize, rebuilt
 from seatrial.engine.runtime import load
 from seatrial.engine.static import CALIBRATIONS, best_static, moved, static
 
@@ -134,3 +137,97 @@ def test_raw_features_of_unlike_sizes_are_divided_too(net, tmp_path):
     wide[:, 3] *= 1000
     assert static(net, tmp_path / "a", {"input": wide}).card["quantized"]["smoothed"] == 1
     assert static(net, tmp_path / "b", {"input": X}).card["quantized"]["smoothed"] == 0
+
+
+RNG = np.random.default_rng(1)
+W, W2, B = RNG.normal(size=(16, 8)), 3 * RNG.normal(size=(8, 8)), 5 * RNG.normal(size=8)
+ALIVE = np.arange(8) > 0  # the first column is dead
+NODE = helper.make_node
+GEMM = NODE("Gemm", ["x", "w", "b"], ["h"], name="first")
+RELU, PLUS = NODE("Relu", ["h"], ["r"]), NODE("MatMul", ["x", "w"], ["m"], name="only")
+
+
+def by_hand(folder, nodes, held, opset=17):
+    "A bundle around a graph from x (n, 16) to y (n, 8)."
+    folder.mkdir()
+    sides = [[helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n", k])] for n, k in (("x", 16), ("y", 8))]
+    held = [numpy_helper.from_array(np.asarray(v, np.float32), k) for k, v in held.items()]
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", *sides, held), opset_imports=[helper.make_opsetid("", opset)]
+    )
+    model.ir_version = 8
+    onnx.save(model, folder / "g.onnx")
+    specs = (TensorSpec("x", "FP32", (-1, 16)),), (TensorSpec("y", "FP32", (-1, 8)),)
+    return write(folder / "b", signature=Signature(*specs), graph=folder / "g.onnx")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "held"),
+    [
+        ([GEMM, RELU, NODE("Gemm", ["r", "w2", "b"], ["y"], name="second")], {"w": W, "w2": W2, "b": B}),
+        ([GEMM, NODE("Gemm", ["x", "v", "b"], ["g"]), NODE("Add", ["h", "g"], ["y"])], {"w": W, "v": 30 * W, "b": B}),
+        ([NODE("Gemm", ["x", "w", "b"], ["y"], name="one", alpha=0.05)], {"w": W, "b": B}),
+        ([NODE("Gemm", ["x", "w", "b"], ["y"], name="one", alpha=-4.0, beta=0.1)], {"w": W, "b": B}),
+        ([NODE("Gemm", ["x", "w", "b"], ["y"], name="one")], {"w": W * ALIVE, "b": B}),
+        ([NODE("Gemm", ["x", "w", "b"], ["y"], name="one")], {"w": W * 1e-6, "b": B}),
+        ([NODE("Gemm", ["x", "w", "b"], ["y"], name="one")], {"w": W, "b": B[None]}),
+        ([GEMM, NODE("Gemm", ["x", "w"], ["g"]), NODE("Mul", ["h", "g"], ["y"])], {"w": W * 1e-6, "b": 99 * B}),
+        ([PLUS, NODE("Add", ["m", "b"], ["y"])], {"w": W[:, :1], "b": B}),
+        ([PLUS, NODE("Add", ["b", "m"], ["y"])], {"w": W, "b": B[:1]}),
+    ],
+    ids=["bias of two", "same input", "alpha", "alpha and beta", "dead column", "tiny weights", "bias in a row",
+         "weights of two", "one column", "one number"],
+)  # fmt: skip
+def test_a_bias_is_what_it_was_whatever_it_is_added_to(tmp_path, nodes, held):
+    net = by_hand(tmp_path / "net", nodes, held)
+    made = static(net, tmp_path / "b", {"x": X[:64]}, wide=True)
+    assert moved(net, made, {"x": X}) < 0.03
+    np.testing.assert_allclose(
+        *(load(b).run({"x": 0 * X[:1]})["y"] for b in (made, net)), rtol=0.02, atol=0.05 if RELU in nodes else 1e-3
+    )
+
+
+def test_a_product_that_is_multiplied_afterwards_can_be_quantized_too(tmp_path):
+    net = by_hand(tmp_path / "net", [NODE("Gemm", ["x", "w", "b"], ["y"], name="one", alpha=0.5)], {"w": W, "b": B})
+    assert moved(net, quantize(net, tmp_path / "b", wide=True), {"x": X}) < 0.03
+
+
+@pytest.mark.parametrize("opset", [9, 12, 13])
+def test_a_graph_of_an_older_operator_set_is_understood(tmp_path, opset):
+    net = by_hand(tmp_path / "net", [NODE("Gemm", ["x", "w", "b"], ["y"])], {"w": W, "b": B}, opset)  # no names either
+    assert moved(net, static(net, tmp_path / "b", {"x": X[:64]}), {"x": X}) < 0.03
+
+
+def test_a_node_that_is_not_there_cannot_be_left_out(net, tmp_path):
+    for make in (static, best_static):
+        with pytest.raises(ValueError, match=r"exclude must name nodes of the graph .* got 'nobody'"):
+            make(net, tmp_path / "b", {"input": X}, exclude=["nobody"])
+    assert not (tmp_path / "b").exists()
+
+
+def test_answers_without_a_spread_cannot_be_said_to_move(tmp_path):
+    torch.manual_seed(0)
+    net = bundle_of(torch.nn.Sequential(torch.nn.Linear(16, 1), torch.nn.Flatten(0)), X[:2], tmp_path / "net")
+    with pytest.raises(ValueError, match="inputs must be rows with different numbers as prediction, got 1"):
+        moved(net, net, {"input": X[:1]})
+    with pytest.raises(ValueError, match="output must be one of prediction, got 'nobody'"):
+        moved(net, net, {"input": X}, "nobody")
+
+
+def test_an_answer_that_is_no_number_has_moved_for_ever(tmp_path):
+    good, bad = (
+        by_hand(tmp_path / n, [GEMM, NODE("Sqrt" if n == "bad" else "Abs", ["h"], ["y"])], {"w": W, "b": B})
+        for n in ("good", "bad")
+    )
+    assert moved(good, bad, {"x": X}) == np.inf
+    with pytest.raises(ValueError, match="different numbers as y"):
+        moved(bad, good, {"x": X})
+
+
+def test_a_classifier_is_judged_by_its_first_output_of_floats(tmp_path):
+    from sklearn.linear_model import LogisticRegression
+
+    net = bundle_of(LogisticRegression().fit(X, np.where(X[:, 0] > 0, "cat", "dog")), X, tmp_path / "b")
+    assert net.signature.outputs[0].datatype == "BYTES" and moved(net, net, {"x": X}) == 0
+    with pytest.raises(ValueError, match="different numbers as label"):
+        moved(net, net, {"x": X}, "label")

@@ -4,7 +4,7 @@ r"""Can the range of a layer's activations be known before they come?
 
 $$q = \text{clip}\!\left(\text{round}(x / a) + z,\ 0,\ 255\right), \quad a = \frac{h - l}{255}, \quad z = \text{round}(-l / a)$$
 
-What lies outside is clipped. Three ways to choose the range: `minmax` takes all that was seen; `percentile` leaves out the outermost 0.01 % on either side, so that one giant does not take the steps from everybody; `entropy` takes the clipping threshold $t$ for which the histogram of $|x|$, squeezed into 128 steps and spread out again, is closest to the one that was seen (least Kullback-Leibler divergence; S. Migacz, *8-bit inference with TensorRT*, GTC 2017).
+What lies outside is clipped. Three ways to choose the range: `minmax` takes all that was seen; `percentile` leaves out the outermost 0.01 % on either side, so that one giant does not take the steps from everybody; `entropy` takes the clipping threshold $t$ for which the histogram of $|x|$, squeezed into 128 steps and spread out again, is closest to the one that was seen (least Kullback-Leibler divergence; S. Migacz, *8-bit inference with TensorRT*, GTC 2017). The histogram has 1024 bins and $t$ takes in 128 of them at least, so never less than an eighth of the largest $|x|$.
 
 One scale for a whole tensor suffers where a few channels are giants, as in most transformers: they make the step large for all. So a giant is divided before it is rounded, and the weights that it meets are multiplied, which leaves the product what it was (*smoothing*; Xiao et al. 2022, arXiv:2211.10438, eq. 3):
 
@@ -23,7 +23,8 @@ Docs: https://seatrial.github.io/seatrial/engine/static.html.md"""
 # %% auto #0
 __all__ = ['CALIBRATIONS', 'ranges_of', 'static', 'moved', 'best_static']
 
-# %% ../../../nbs/engine/20_static.ipynb #a347933d
+# %% ../../../nbs/engine/20_static.ipynb #fdd60906
+import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -34,7 +35,7 @@ import numpy as np
 
 from ..base.settings import CannotDo
 from .bundle import Bundle, prepare
-from .quantize import graph_of, products, rebuilt, sums_are_wide
+from .quantize import graph_of, left_out, products, rebuilt, sums_are_wide
 from .runtime import load
 from .surgery import observed, swept
 
@@ -140,41 +141,49 @@ def _rounded(name: str, low: float, high: float) -> tuple[list[Any], list[Any]]:
     nodes.append(helper.make_node("DequantizeLinear", [byte, *facts], [f"static/{name}"], name=f"static/{name}"))
     return nodes, constants
 
-# %% ../../../nbs/engine/20_static.ipynb #965ae13c
-def _stored(weight: Any, axis: int, most: int) -> tuple[Any, list[Any]]:
+# %% ../../../nbs/engine/20_static.ipynb #dde6c39d
+def _scale(w: np.ndarray, axis: int, most: int, least: np.ndarray | float = 0.0) -> np.ndarray:
+    "The step of each column."
+    return np.maximum(np.maximum(np.abs(w).max(1 - axis), 1e-8) / most, least).astype(np.float32)
+
+# %% ../../../nbs/engine/20_static.ipynb #a6e6fc7b
+def _stored(weight: Any, axis: int, most: int, least: np.ndarray | float, node: str) -> tuple[Any, list[Any]]:
     "A node that gives a stored matrix back from bytes, and the bytes."
     from onnx import helper, numpy_helper
 
     w, name = numpy_helper.to_array(weight), f"static/{weight.name}/{axis}"
-    scale = (np.maximum(np.abs(w).max(1 - axis), 1e-8) / most).astype(np.float32)
+    scale = _scale(w, axis, most, least)
+    name = name if np.array_equal(scale, _scale(w, axis, most)) else f"{name}/{node}"
     q = np.rint(w / np.expand_dims(scale, 1 - axis)).astype(np.int8)
     numbers = {f"{name}/byte": q, f"{name}/scale": scale, f"{name}/zero": np.zeros(len(scale), np.int8)}
     node = helper.make_node("DequantizeLinear", list(numbers), [name], name=name, axis=axis)
     return node, [numpy_helper.from_array(v, k) for k, v in numbers.items()]
 
-# %% ../../../nbs/engine/20_static.ipynb #c30b74f6
-def _bias(bias: Any, a: float, scale: np.ndarray) -> tuple[Any, list[Any]]:
+# %% ../../../nbs/engine/20_static.ipynb #955580e4
+def _bias(bias: Any, a: float, scale: np.ndarray, node: str) -> tuple[Any, list[Any]]:
     "A node that gives a bias back from whole numbers of 32 bits, and these numbers."
     from onnx import helper, numpy_helper
 
-    name, step = f"static/{bias.name}", (a * scale).astype(np.float32)
-    q = np.rint(numpy_helper.to_array(bias) / step).clip(-(2**31) + 1, 2**31 - 1).astype(np.int32)
+    name, step = f"static/{bias.name}/{node}", (a * scale).astype(np.float32)
+    q = np.rint(numpy_helper.to_array(bias).reshape(-1) / step.astype(float)).astype(np.int32)
     numbers = {f"{name}/whole": q, f"{name}/scale": step, f"{name}/zero": np.zeros(len(q), np.int32)}
     node = helper.make_node("DequantizeLinear", list(numbers), [name], name=name, axis=0)
     return node, [numpy_helper.from_array(v, k) for k, v in numbers.items()]
 
-# %% ../../../nbs/engine/20_static.ipynb #ca20a6e6
-def _bias_of(node: Any, nodes: Sequence[Any], weights: Mapping[str, Any]) -> tuple[Any, int] | None:
+# %% ../../../nbs/engine/20_static.ipynb #a4174dd0
+def _bias_of(node: Any, nodes: Sequence[Any], weights: Mapping[str, Any], columns: int) -> tuple[Any, int] | None:
     "The node and the input that hold a product's bias, if it has one of its own."
+    fits = {name for name, t in weights.items() if math.prod(t.dims) in (1, columns) and t.data_type == 1}
     if node.op_type == "Gemm":
-        return (node, 2) if len(node.input) > 2 and node.input[2] in weights else None
+        plain = all(a.f == 1 for a in node.attribute if a.name in ("alpha", "beta"))
+        return (node, 2) if plain and len(node.input) > 2 and node.input[2] in fits else None
     takers = [n for n in nodes if node.output[0] in n.input]
     if len(takers) != 1 or takers[0].op_type != "Add":
         return None
-    at = [k for k, name in enumerate(takers[0].input) if name in weights and len(weights[name].dims) == 1]
+    at = [k for k, name in enumerate(takers[0].input) if name in fits and len(weights[name].dims) == 1]
     return (takers[0], at[0]) if at else None
 
-# %% ../../../nbs/engine/20_static.ipynb #484606c9
+# %% ../../../nbs/engine/20_static.ipynb #f8ae8110
 def _written(model: Any, ranges: Mapping[str, tuple[float, float]], names: set[str], most: int) -> Any:
     "The graph with its products between pairs."
     from onnx import numpy_helper
@@ -191,11 +200,14 @@ def _written(model: Any, ranges: Mapping[str, tuple[float, float]], names: set[s
         if node.name in names:
             x, axis = node.input[0], 0 if any(a.name == "transB" and a.i for a in node.attribute) else 1
             put(*_rounded(x, *ranges[x]))
-            stored, constants = _stored(weights[node.input[1]], axis, most)
+            a, weight = float(numpy_helper.to_array(extra[f"static/scale/{x}"])), weights[node.input[1]]
+            bias = _bias_of(node, old, weights, weight.dims[axis])
+            b = weights[bias[0].input[bias[1]]] if bias else None
+            least = np.abs(numpy_helper.to_array(b)).reshape(-1) / (2**30 * a) if bias else 0.0
+            stored, constants = _stored(weight, axis, most, least, node.name)
             put(stored, constants)
-            if bias := _bias_of(node, old, weights):
-                a = float(numpy_helper.to_array(extra[f"static/scale/{x}"]))
-                scaled = _bias(weights[bias[0].input[bias[1]]], a, numpy_helper.to_array(constants[1]))
+            if bias:
+                scaled = _bias(b, a, numpy_helper.to_array(constants[1]), node.name)
                 put(*scaled)
                 bias[0].input[bias[1]] = scaled[0].output[0]
             node.input[0], node.input[1] = f"static/{x}", stored.name
@@ -214,7 +226,7 @@ def _prepared(bundle: Bundle, inputs: Mapping[str, Any], rows: int = 32) -> list
         raise ValueError(f"inputs must be finite to calibrate with, got NaN or infinite values in {odd[0]}")
     return [{k: v[i : i + rows] for k, v in made.items()} for i in range(0, n, rows)]
 
-# %% ../../../nbs/engine/20_static.ipynb #0b27d105
+# %% ../../../nbs/engine/20_static.ipynb #94838485
 def static(
     bundle: Bundle,  # an ONNX bundle in full precision
     folder: Path | str,  # a new or empty folder
@@ -226,7 +238,7 @@ def static(
 ) -> Bundle:  # same signature and preparation; its card says how
     "The same model with int8 weights, and activations rounded by ranges that were learnt."
     model, wide = graph_of(bundle), sums_are_wide() if wide is None else wide
-    names = set(products(model)) - set(exclude)
+    names = set(products(model)) - left_out(model, exclude)
     if not names:
         raise CannotDo(
             f"{bundle.folder / bundle.graph} has no matrix product that int8 could replace; serve it as it is"
@@ -240,19 +252,30 @@ def static(
     note |= {"smoothed": sum(n.name.startswith("smooth/") for n in model.graph.node)}
     return rebuilt(bundle, _written(model, ranges, names, 127 if wide else 63), folder, quantized=note)
 
-# %% ../../../nbs/engine/20_static.ipynb #ac8b371d
+# %% ../../../nbs/engine/20_static.ipynb #1cc1d8cc
+def _judged(bundle: Bundle, output: str | None) -> str:
+    "The output that is looked at: the one that is named, or the first of floats, or the first."
+    outputs = sorted(bundle.signature.outputs, key=lambda s: not s.datatype.startswith("FP"))
+    if output is not None and output not in (known := [s.name for s in outputs]):
+        raise ValueError(f"output must be one of {', '.join(known)}, got {output!r}")
+    return output or outputs[0].name
+
+# %% ../../../nbs/engine/20_static.ipynb #0012ba5b
 def moved(
     bundle: Bundle,  # the original
     changed: Bundle,  # another form of it
     inputs: Mapping[str, Any],  # rows, as a client sends them
-    output: str | None = None,  # which output; None: the first
-) -> float:  # 0 or more
+    output: str | None = None,  # which output; None: the first of floats
+) -> float:  # 0 or more, infinite where a changed answer is no number
     "Root mean square change of the answers, as a share of their standard deviation."
-    name = output or bundle.signature.outputs[0].name
-    a, b = (load(x).run(inputs)[name].astype(float) for x in (bundle, changed))
-    return float(np.sqrt(((a - b) ** 2).mean()) / max(a.std(), 1e-12))
+    name = _judged(bundle, output)
+    a, b = (load(x).run(inputs)[name] for x in (bundle, changed))
+    if a.dtype.kind not in "fiub" or not np.std(a.astype(float)) > 0:
+        raise ValueError(f"inputs must be rows with different numbers as {name}, got {len(a)} without a spread")
+    off = float(np.sqrt(((a.astype(float) - b) ** 2).mean()) / np.std(a.astype(float)))
+    return off if math.isfinite(off) else math.inf
 
-# %% ../../../nbs/engine/20_static.ipynb #529d5712
+# %% ../../../nbs/engine/20_static.ipynb #50081524
 def best_static(
     bundle: Bundle,  # an ONNX bundle in full precision
     folder: Path | str,  # a new or empty folder
@@ -260,6 +283,8 @@ def best_static(
     exclude: Sequence[str] = (),  # names of nodes that stay in full precision
 ) -> Bundle:  # its card says how each did
     "Static int8 by the calibration that moves the answers of other rows least."
+    import onnx
+
     learn, hold = ({k: np.asarray(v)[i::2] for k, v in inputs.items()} for i in (0, 1))
     if not len(next(iter(hold.values()))):
         raise ValueError("inputs must hold two rows or more: some to calibrate with, others to choose by")
@@ -268,11 +293,4 @@ def best_static(
         off = {m: moved(bundle, b, hold) for m, b in made.items()}
         best = made[min(off, key=off.get)]
         note = best.card["quantized"] | {"moved": {m: round(v, 4) for m, v in off.items()}}
-        return _moved_to(best, folder, note)
-
-# %% ../../../nbs/engine/20_static.ipynb #002b8261
-def _moved_to(bundle: Bundle, folder: Path | str, note: Mapping[str, Any]) -> Bundle:
-    "The same bundle in another place, with another note."
-    import onnx
-
-    return rebuilt(bundle, onnx.load(bundle.folder / bundle.graph), folder, quantized=dict(note))
+        return rebuilt(best, onnx.load(best.folder / best.graph), folder, quantized=note)
