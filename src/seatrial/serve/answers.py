@@ -17,13 +17,12 @@ __all__ = ['EXTENSIONS', 'ANSWERS', 'WAITING', 'where', 'plainly', 'infer', 'hea
            'index', 'loading', 'unloading', 'metrics', 'ready', 'ping', 'outcomes', 'model', 'is_ready', 'server',
            'live', 'version', 'described_for_machines', 'described_for_people']
 
-# %% ../../../nbs/serve/59_answers.ipynb #5d8643cf
+# %% ../../../nbs/serve/59_answers.ipynb #984c4812
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from .. import __version__
 from . import binary, exposition, openapi, repository, scoring
-from .arrival import Plain
 from .call import HTML, JSON, PROMETHEUS, RAW, TEXT, Call, Said, told
 from .gossip import others
 from .lane import ask
@@ -31,6 +30,7 @@ from .metrics import state
 from .office import Office, described, health, loaded, model_ready, received
 from .passage import asked_for, predicted, settled
 from .protocol import Address, Refused, Request
+from .ticket import Plain
 
 # %% ../../../nbs/serve/59_answers.ipynb #b27e1d1e
 def where(

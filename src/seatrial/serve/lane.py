@@ -73,19 +73,20 @@ def reply(
 # %% ../../../nbs/serve/02_lane.ipynb #0f5c0f73
 HELLO = -1  # number of a worker's first message
 
-# %% ../../../nbs/serve/02_lane.ipynb #65e78205
+# %% ../../../nbs/serve/02_lane.ipynb #12bfe472
 class Link(asyncio.Protocol):
     "The HTTP process's end of the socket to one worker."
 
     def __init__(self, lane: "Lane", worker: int, path: str):
         self.lane, self.worker, self.path = lane, worker, path
         self.line, self.wire, self.pid, self.asked, self.inbox = None, None, 0, {}, bytearray()
+        self.told = b""  # what must stay loaded, as the worker has heard it last
         self.away = asyncio.Event()
         self.away.set()
 
     def connection_made(self, transport):
         "A worker let us in; it counts when it has said hello."
-        self.line = transport
+        self.line, self.told = transport, b""
         self.away.clear()
         self.inbox.clear()
 

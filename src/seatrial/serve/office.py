@@ -14,9 +14,9 @@ Docs: https://seatrial.github.io/seatrial/serve/office.html.md"""
 
 # %% auto #0
 __all__ = ['OPEN', 'Held', 'Office', 'gauges', 'opened', 'scheduler', 'listed', 'closed', 'loaded', 'asked_for', 'any_of',
-           'holding', 'wanted', 'errand', 'prepare', 'health', 'described', 'model_ready', 'received']
+           'holding', 'wanted', 'errand', 'prepare', 'pinned', 'health', 'described', 'model_ready', 'received']
 
-# %% ../../../nbs/serve/06_office.ipynb #851e3dcf
+# %% ../../../nbs/serve/06_office.ipynb #42ba084f
 import asyncio
 import secrets
 import time
@@ -25,6 +25,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
+from pathlib import Path
 
 from ..base.journal import Journal
 from ..base.settings import CannotDo, Settings
@@ -33,6 +34,7 @@ from .access import AccessLog, flush
 from .admission import Batch, Scheduler, drain_s, flow_of
 from .breaker import Breakers, Rule
 from .cache import Cache
+from .frames import frame
 from .guard import Guard
 from .intake import Taker, taker
 from .lane import Lane, Link, Reply, ask, hang_up, hung
@@ -54,7 +56,7 @@ class Held:
     trouble: str = ""  # why
     until_s: float = 0.0  # a refusal is asked again after this moment
 
-# %% ../../../nbs/serve/06_office.ipynb #eebaffea
+# %% ../../../nbs/serve/06_office.ipynb #dbfa761e
 @dataclass
 class Office:
     "What all requests of one process share."
@@ -76,7 +78,9 @@ class Office:
     cache: Cache | None = None  # None: every request is computed
     traced: Tracer | None = None  # None: no spans
     access: AccessLog | None = None  # None: no line for each request
+    folder: Path | None = None  # private one of this server, in which its sockets lie
     errands: set[asyncio.Future] = field(default_factory=set)  # that are under way
+    blocked: list[tuple[Reply, list]] = field(default_factory=list)  # that the journal could not take yet
 
 # %% ../../../nbs/serve/06_office.ipynb #db5892ec
 OPEN = {"closed": 0.0, "half open": 0.5, "open": 1.0}
@@ -96,7 +100,7 @@ def gauges(
         "breaker_state": {key: OPEN[breaker.state] for key, breaker in office.breakers.held.items()},
     }  # fmt: skip
 
-# %% ../../../nbs/serve/06_office.ipynb #859084e5
+# %% ../../../nbs/serve/06_office.ipynb #e5cd60e0
 def opened(
     settings: Settings,  # of the server
     paths: str | Sequence[str],  # of the workers' sockets
@@ -110,7 +114,7 @@ def opened(
     office, paths = Office(settings, shelf, journal, Router(shelf, journal, only)), listed(paths)
     office.lane = Lane(paths, scheduler(settings, len(paths)), partial(done, office), partial(lost, office))
     office.lane.absent = partial(absent, office) if absent else office.lane.absent
-    office.tally = Tally(partial(gauges, office))
+    office.tally, office.folder = Tally(partial(gauges, office)), Path(paths[0]).parent
     guard, cache, trace = settings.guard, settings.cache, settings.trace
     rule = Rule(guard.breaker_share, guard.breaker_min, guard.breaker_window_s, guard.breaker_open_s)
     office.breakers, office.guard = Breakers(rule), Guard(settings)
@@ -245,7 +249,7 @@ def errand(
     office.errands.add(begun)
     begun.add_done_callback(over)
 
-# %% ../../../nbs/serve/06_office.ipynb #61e31049
+# %% ../../../nbs/serve/06_office.ipynb #3d006093
 def prepare(
     office: Office,  # what all requests share
     afresh: bool = False,  # a worker is new and holds nothing
@@ -257,8 +261,20 @@ def prepare(
     elif link is not None:
         for key in [key for key, held in office.held.items() if held.taker]:
             errand(office, ask(link, {"load": key}))
+    pinned(office)
     for key in wanted(office) - office.held.keys() - office.asking.keys():
         office.asking[key] = asyncio.create_task(asked_for(office, key))
+
+# %% ../../../nbs/serve/06_office.ipynb #1e075332
+def pinned(
+    office: Office,  # what all requests share
+) -> None:
+    "Tell the workers what must stay loaded."
+    message = frame({"pins": sorted(wanted(office))}, {})
+    for link in office.lane.wires:
+        if link.told != message:
+            link.told = message
+            link.wire.write(message)
 
 # %% ../../../nbs/serve/06_office.ipynb #abcd9dda
 def health(

@@ -17,7 +17,7 @@ Docs: https://seatrial.github.io/seatrial/serve/passage.html.md"""
 __all__ = ['begin', 'asked_for', 'fresh', 'sent', 'healthy', 'sent_later', 'fitted', 'enter', 'weight', 'shadowed', 'predicted',
            'settled', 'settle']
 
-# %% ../../../nbs/serve/07_passage.ipynb #fb4ad3d0
+# %% ../../../nbs/serve/07_passage.ipynb #dddc06d0
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -30,14 +30,15 @@ from .breaker import passable
 from .frames import Taken
 from .intake import Taker, fitting, named, take
 from .lane import let_in
-from .logbook import Ticket
 from .metrics import counted, refused
 from .office import Held, Office, loaded
 from .protocol import Address, Refused, Request, parsed
+from .recall import remembered
 from .routing import Route
+from .ticket import Ticket
 from .turn import Job
 
-# %% ../../../nbs/serve/07_passage.ipynb #893d6cbf
+# %% ../../../nbs/serve/07_passage.ipynb #9bdb4e50
 def begin(
     office: Office,  # what all requests share
     where: Address,  # model, maybe version
@@ -45,14 +46,14 @@ def begin(
     tell: Callable[[Any], None],  # hears the answer, a refusal, or that the client has left
     receive: Callable[[], Awaitable[dict]] | None = None,  # tells when the client hangs up
     follow: Any = None,  # of a trace
-) -> Job | Coroutine[None, None, Job]:  # on its way; or what must be awaited first
+) -> Job | Coroutine | None:  # on its way; what must be awaited first; or answered already
     "Let one infer request in."
     document = parsed(body)
     id, unit, segment = named(document)
     ticket = Ticket(id or fresh(office), unit, segment, None, tell, (), receive, follow=follow)
     return sent(office, where, ticket, partial(take, body=body, document=document))
 
-# %% ../../../nbs/serve/07_passage.ipynb #75d431a9
+# %% ../../../nbs/serve/07_passage.ipynb #f1af29e0
 def asked_for(
     office: Office,  # what all requests share
     where: Address,  # model, maybe version
@@ -62,7 +63,7 @@ def asked_for(
     plain: bool = True,  # the answer is wanted as `arrival.Plain`
     priority: int = 0,  # 1 goes first; 0: the usual one
     timeout_s: float | None = None,  # the client's own
-) -> Job | Coroutine[None, None, Job]:  # on its way; or what must be awaited first
+) -> Job | Coroutine | None:  # on its way; what must be awaited first; or answered already
     "Let one request in that was read already."
     who = request.id or fresh(office), request.unit, request.segment
     ticket = Ticket(*who, None, tell, (), receive, None, plain, timeout_s or 0.0, priority)
@@ -75,13 +76,13 @@ def fresh(
     "An id for a request that brought none."
     return f"{office.prefix}-{next(office.numbers):x}"
 
-# %% ../../../nbs/serve/07_passage.ipynb #cdcfc53e
+# %% ../../../nbs/serve/07_passage.ipynb #8175f63b
 def sent(
     office: Office,  # what all requests share
     where: Address,  # model, maybe version
     ticket: Ticket,  # of the request; hears its route
     taking: Callable[[Taker], Taken],  # checks the request against a signature
-) -> Job | Coroutine[None, None, Job]:  # on its way; or what must be awaited first
+) -> Job | Coroutine | None:  # on its way; what must be awaited first; or answered already
     "Find out who answers a request, and let it in."
     model = where.model
     route = ticket.route = office.router.route(model, ticket.unit or ticket.id, where.version)
@@ -147,17 +148,19 @@ async def fitted(
             raise
         return held, taken
 
-# %% ../../../nbs/serve/07_passage.ipynb #bcab9e1e
+# %% ../../../nbs/serve/07_passage.ipynb #f559886f
 def enter(
     office: Office,  # what all requests share
     held: Held,  # the version that will answer
     taken: Taken,  # its tensors
     ticket: Ticket,  # of the request
-) -> Job:  # on its way
+) -> Job | None:  # on its way; None: it need not be sent
     "Put a request into the lane, and the copy for the shadow behind it."
     now, most_s = time.monotonic(), office.settings.serve.timeout_s
     until_s = now + (min(ticket.timeout_s, most_s) if ticket.timeout_s else most_s)
     ticket.outputs, shape = taken.outputs, taken.form if held.flow.shaped else None
+    if office.cache is not None and remembered(office, held.flow.key, taken, ticket, now):
+        return None
     rest = (now, until_s, weight(taken), ticket.priority, shape)
     job = ticket.job = Job(held.flow, taken, taken.rows, ticket, *rest)
     let_in(office.lane, job, now)

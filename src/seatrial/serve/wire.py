@@ -363,7 +363,7 @@ def follow(
         return None
     return followed(next((value for name, value in wire.headers if name == b"traceparent"), b""), traced.share)
 
-# %% ../../../nbs/serve/28_wire.ipynb #17c5ab77
+# %% ../../../nbs/serve/28_wire.ipynb #c0af874e
 async def awaited(
     turn: Turn,  # of the request
     job: Any,  # a coroutine that lets it in
@@ -371,7 +371,7 @@ async def awaited(
     "Let a request in that has to wait first."
     try:
         turn.job = await job
-        if turn.disconnected:  # its client has left meanwhile
+        if turn.disconnected and turn.job is not None:  # its client has left meanwhile
             forgotten(turn.wire.desk.office, turn.job.ticket)
     except Refused as refusal:
         turn(refusal)
