@@ -6,6 +6,7 @@ import subprocess
 from collections import Counter
 from pathlib import Path
 
+import hypothesis  # noqa: F401 (else its plugin imports it at the end of a run, where a warning of trio's is an error)
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -101,3 +102,14 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setenv("SEATRIAL_PATHS_ARTIFACTS", str(tmp_path / "artifacts"))
     monkeypatch.setenv("SEATRIAL_PATHS_DATA", str(ROOT / "data"))
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def books(tmp_path_factory):
+    "An empty MLflow database: making its tables takes a second, copying them does not."
+    from seatrial.base.settings import PathSettings, Settings
+    from seatrial.registry.tracking import tracking
+
+    artifacts = tmp_path_factory.mktemp("books") / "artifacts"
+    tracking(Settings(paths=PathSettings(artifacts)))
+    return artifacts / "mlflow.db"
