@@ -24,8 +24,9 @@ __all__ = ['CONTROLLER', 'unheard', 'checked_port', 'checked_models', 'private_f
            'accompany', 'end', 'Chores', 'Fleet', 'begin', 'guard', 'leashed', 'run', 'interrupted', 'insist', 'clear',
            'main', 'ordered', 'Running', 'is_ready', 'launch', 'announced', 'serve']
 
-# %% ../../../nbs/serve/09_server.ipynb #e647754d
+# %% ../../../nbs/serve/09_server.ipynb #3901f706
 import errno
+import gc
 import json
 import logging
 import multiprocessing
@@ -191,7 +192,7 @@ class Chores:
     failed: str = ""  # why the server must stop by itself
     told: int = 0  # the signal that ended it
 
-# %% ../../../nbs/serve/09_server.ipynb #e64e3287
+# %% ../../../nbs/serve/09_server.ipynb #126f62b5
 class Fleet(LitServer):
     "LitServe's processes, and ours."
 
@@ -211,6 +212,8 @@ class Fleet(LitServer):
                 door.listen(2048)
             except OSError as error:
                 raise CannotDo(unheard(host, port, error)) from None
+        gc.freeze()  # what is there now stays, and is not searched for garbage again and again
+        gc.set_threshold(50_000, 20, 100)
         servers = super()._start_server(port, number, log_level, sockets, *args, **kwargs)
         begin(self.chores, list(servers.values()))
         return servers
@@ -259,7 +262,7 @@ def leashed(
     if not stop.is_set():
         os.kill(os.getpid(), signal.SIGTERM)
 
-# %% ../../../nbs/serve/09_server.ipynb #68c3de0e
+# %% ../../../nbs/serve/09_server.ipynb #b97d7139
 def run(
     settings: Settings,  # of the server
     host: str,  # address to listen on
