@@ -133,5 +133,7 @@ def test_our_own_paths_are_understood(path):
 
 
 @pytest.mark.parametrize("path", ["/", "/favicon.ico", "/lane", "/openapi", "/x/v2"])
-def test_other_paths_are_somebody_elses(path):
-    assert understood(SCOPE | {"path": path}) is None
+def test_what_nobody_has_described_is_not_there(path):
+    with pytest.raises(Refused, match="there is nothing at") as refused:
+        understood(SCOPE | {"path": path})
+    assert refused.value.status == 404

@@ -54,7 +54,7 @@ def computed(
         features = watched(engine.bundle, piece, prepared)
         columns = [features[name][:here] for name in engine.bundle.watch]
         found = {f"o:{name}": array for name, array in outputs.items()}
-        pieces.append(found | {"watched": np.array(columns).reshape(len(columns), -1)})  # (features, rows)
+        pieces.append(found | {"watched": np.array(columns).reshape(len(columns), here)})  # (features, rows)
     return joined(pieces)
 
 # %% ../../../nbs/serve/38_computation.ipynb #0b7a53a4
