@@ -28,7 +28,7 @@ from pathlib import Path
 # %% ../../../nbs/serve/30_inquest.ipynb #2f85dd30
 Key = tuple[str, str]  # model, version
 
-# %% ../../../nbs/serve/30_inquest.ipynb #8f12176a
+# %% ../../../nbs/serve/30_inquest.ipynb #0ffd8835
 @dataclass(frozen=True, slots=True)
 class Rules:
     "How much dying is too much."
@@ -39,6 +39,7 @@ class Rules:
     free: int = 2  # deaths in a row after which nobody waits
     pause_s: float = 1.0  # after the next; doubles with each further one
     longest_s: float = 30.0  # the longest pause
+    brief_s: float = 0.05  # a kill from outside that comes as soon as this may come again at once
     calm_s: float = 60.0  # who lived as long as this did not die in a row with others
     most: int = 10  # deaths in a row after which the worker stays down
 
@@ -72,7 +73,7 @@ def refusals(
             found[key] = f"{' '.join(key)} is refused for {term_s:g} s: {why}", last.time_s + term_s
     return found
 
-# %% ../../../nbs/serve/30_inquest.ipynb #c7c9e0e5
+# %% ../../../nbs/serve/30_inquest.ipynb #8589d3d7
 def in_a_row(
     deaths: Sequence[Death],  # oldest first
     refused: Sequence[Key],  # explain the deaths over which they were
@@ -81,7 +82,7 @@ def in_a_row(
     "How many deaths the last one is in a row with."
     count = 0
     for death in reversed(deaths):
-        if set(death.suspects) & set(refused) or (not death.blame and death.lived_s > 0.3):
+        if set(death.suspects) & set(refused) or (not death.blame and death.lived_s > rules.brief_s):
             continue
         if death.lived_s >= rules.calm_s:
             return count
