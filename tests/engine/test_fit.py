@@ -1,19 +1,22 @@
 """Nothing slower and nothing worse is kept, and every row says why."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from onnx import helper, numpy_helper
 
 from seatrial.engine import fit as room
 from seatrial.engine.bundle import read
 from seatrial.engine.export import bundle_of
 from seatrial.engine.fit import fit
+from seatrial.engine.quantize import graph_of, rebuilt
 from seatrial.engine.race import Speed, front, losses, race, speed_of, too_slow, too_wrong
 from seatrial.engine.runtime import load
+from tests.engine.nets import dense, linear
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(128, 16)).astype(np.float32)
@@ -21,13 +24,51 @@ X = RNG.normal(size=(128, 16)).astype(np.float32)
 
 @pytest.fixture(scope="module")
 def net(tmp_path_factory):
-    torch.manual_seed(0)
-    module = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.Tanh(), torch.nn.Linear(32, 1), torch.nn.Flatten(0))
-    return bundle_of(module, X[:2], tmp_path_factory.mktemp("net") / "b")
+    rng = np.random.default_rng(0)
+    return dense(tmp_path_factory.mktemp("net"), [linear(rng, 16, 32), linear(rng, 32, 1)], "Tanh", flat=True)
 
 
-def truth(bundle):
-    return load(bundle).run({"input": X})["prediction"] + RNG.normal(size=len(X))
+def truth(bundle, noise=1.0):
+    return load(bundle).run({"input": X})["prediction"] + np.random.default_rng(1).normal(0, noise, len(X))
+
+
+def wrong(bundle, folder, rows):
+    "A variant that has nothing to do with the model."
+    return dense(folder, [linear(np.random.default_rng(9), 16, 1)], flat=True)
+
+
+def overflown(bundle, folder, rows):
+    "A variant whose answers are infinite."
+    model = graph_of(bundle)
+    next(n for n in model.graph.node if n.output[0] == "prediction").output[0] = "before"
+    model.graph.node.append(helper.make_node("Div", ["before", "nothing"], ["prediction"]))
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(0), "nothing"))
+    return rebuilt(bundle, model, folder)
+
+
+@pytest.fixture(scope="module")
+def usual(net, tmp_path_factory):
+    "A fit of three variants, and what was said meanwhile."
+    told, place = [], tmp_path_factory.mktemp("usual") / "kept"
+    tell = lambda share, what: told.append((share, what))  # noqa: E731
+    rule = {"variants": ["int8", "packed", "static"], "batches": (1, 8), "seconds": 0.05}
+    return fit(net, {"input": X}, truth(net), place, progress=tell, **rule), told
+
+
+@pytest.fixture(scope="module")
+def crowd(net, tmp_path_factory):
+    "One variant and three numbers of threads."
+    rule = {"variants": ["int8"], "threads": (1, 2, 3), "batches": (1,), "seconds": 0.05}
+    return fit(net, {"input": X}, truth(net), tmp_path_factory.mktemp("crowd") / "kept", **rule)
+
+
+@pytest.fixture(scope="module")
+def spoilt(net, tmp_path_factory):
+    "Two variants that nobody should keep, and two numbers of threads."
+    rule = {"variants": ["wrong", "overflown"], "threads": [1, 2], "batches": (1,), "seconds": 0.05}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(room, "VARIANTS", dict(room.VARIANTS) | {"wrong": (wrong,), "overflown": (overflown,)})
+        return fit(net, {"input": X}, truth(net, 0.01), tmp_path_factory.mktemp("spoilt") / "kept", **rule)
 
 
 class Ticks:
@@ -119,43 +160,32 @@ def test_a_constant_harm_is_refused_though_it_has_no_spread():
     assert too_wrong(np.ones(50), np.full(50, 2.0), 0.02, 0.05)[1]
 
 
-def test_the_kept_bundle_is_whole_and_the_report_is_plain_json(net, tmp_path):
-    result = fit(net, {"input": X}, truth(net), tmp_path / "kept", variants=["int8"], batches=(1, 8), seconds=0.05)
-    assert [r.variant for r in result.rows] == ["fp32", "int8"]
+def test_the_kept_bundle_is_whole_and_the_report_is_plain_json(usual):
+    result, _ = usual
+    assert [r.variant for r in result.rows] == ["fp32", "int8", "packed", "static"]
     assert sum(r.verdict == "kept" for r in result.rows) == 1
     assert all(r.reason for r in result.rows)
-    assert read(tmp_path / "kept") == result.kept
+    assert read(result.kept.folder) == result.kept
     told = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     assert told["rows"][1]["speeds"] and set(told["rows"][0]["latency_ms"]) == {"1", "8"}
-    assert result._repr_markdown_().count("\n") == 3
+    assert result._repr_markdown_().count("\n") == 5
 
 
-def test_a_variant_that_answers_wrongly_is_refused_however_small_it_is(net, tmp_path, monkeypatch):
-    def wrong(bundle, folder, rows):
-        module = torch.nn.Sequential(torch.nn.Linear(16, 1), torch.nn.Flatten(0))
-        return bundle_of(module, X[:2], folder)
-
-    monkeypatch.setattr(room, "VARIANTS", dict(room.VARIANTS) | {"wrong": (wrong,)})
-    y = load(net).run({"input": X})["prediction"] + RNG.normal(0, 0.01, len(X))
-    result = fit(net, {"input": X}, y, tmp_path / "kept", variants=["wrong"], batches=(1,), seconds=0.05)
-    assert result.row("wrong").verdict == "refused" and "not accurate enough" in result.row("wrong").reason
-    assert result.row("fp32").verdict == "kept"
+def test_a_variant_that_answers_wrongly_is_refused_however_small_it_is(spoilt):
+    assert spoilt.row("wrong").verdict == "refused" and "not accurate enough" in spoilt.row("wrong").reason
+    assert [r.verdict for r in spoilt.rows if r.variant.startswith("fp32")].count("kept") == 1
 
 
-def test_who_is_wrong_does_not_run(net, tmp_path, monkeypatch):
-    made = []
+def test_who_is_wrong_does_not_run(spoilt):
+    assert [r.variant for r in spoilt.rows] == ["fp32", "fp32, 2 threads", "wrong", "overflown"]
+    assert not spoilt.row("wrong").latency_ms and spoilt.row("wrong").loss_difference.lower > 0
 
-    def wrong(bundle, folder, rows):
-        made.append(bundle_of(torch.nn.Sequential(torch.nn.Linear(16, 1), torch.nn.Flatten(0)), X[:2], folder))
-        return made[-1]
 
-    monkeypatch.setattr(room, "VARIANTS", dict(room.VARIANTS) | {"wrong": (wrong,)})
-    y = load(net).run({"input": X})["prediction"] + RNG.normal(0, 0.01, len(X))
-    result = fit(
-        net, {"input": X}, y, tmp_path / "kept", variants=["wrong"], threads=[1, 2], batches=(1,), seconds=0.05
-    )
-    assert [r.variant for r in result.rows] == ["fp32", "fp32, 2 threads", "wrong"]
-    assert made and not result.row("wrong").latency_ms and result.row("wrong").loss_difference.lower > 0
+def test_a_variant_whose_answers_are_no_numbers_is_refused_and_the_others_go_on(spoilt, net, tmp_path):
+    assert "no finite number" in spoilt.row("overflown").reason and spoilt.row("fp32").latency_ms
+    json.dumps(spoilt.to_dict(), allow_nan=False)
+    with pytest.raises(ValueError, match="bundle must answer finite numbers"):
+        fit(overflown(net, tmp_path / "h", None), {"input": X}, truth(net), tmp_path / "n", variants=[], batches=(1,))
 
 
 def test_the_fastest_of_those_that_pass_is_kept():
@@ -178,6 +208,10 @@ def test_the_fastest_of_those_that_pass_is_kept():
         ({"batches": ()}, "batches must be"),
         ({"batches": (0,)}, "batches must be"),
         ({"batches": (1, 500)}, "500 rows or more"),
+        ({"seconds": float("nan")}, "seconds must be"),
+        ({"seconds": -1}, "seconds must be"),
+        ({"seconds": float("inf")}, "seconds must be"),
+        ({"output": "nobody"}, "output must be one of prediction, got 'nobody'"),
     ],
 )
 def test_a_rule_that_makes_no_sense_is_refused_before_anything_runs(net, tmp_path, odd, words):
@@ -189,6 +223,36 @@ def test_a_rule_that_makes_no_sense_is_refused_before_anything_runs(net, tmp_pat
 def test_targets_that_do_not_match_are_refused(net, tmp_path):
     with pytest.raises(ValueError, match="same 64 rows or more"):
         fit(net, {"input": X}, np.zeros(3), tmp_path / "kept")
+
+
+@pytest.mark.parametrize(
+    ("targets", "words"),
+    [
+        (np.full(len(X), "up"), "targets must be numbers for loss abs_error, got .*up.*zero_one"),
+        (np.full(len(X), None), "targets must be numbers"),
+        (np.where(np.arange(len(X)) == 3, np.nan, 1.0), "targets must be finite, got nan in row 3"),
+        (np.where(np.arange(len(X)) == 4, np.inf, 1.0), "targets must be finite, got inf in row 4"),
+    ],
+)
+def test_targets_that_are_no_numbers_are_refused_by_their_name(net, tmp_path, targets, words):
+    with pytest.raises(ValueError, match=words):
+        fit(net, {"input": X}, targets, tmp_path / "kept", variants=[])
+    assert not (tmp_path / "kept").exists()
+
+
+def test_several_answers_a_row_cannot_be_judged_by_one_target(tmp_path):
+    wide = load(dense(tmp_path, [linear(np.random.default_rng(0), 16, 4)]))
+    for rows in (4, len(X)):  # four answers for four targets would be a square
+        with pytest.raises(ValueError, match=rf"one number for each of {rows} rows, got prediction \({rows}, 4\)"):
+            losses(wide, {"input": X[:rows]}, np.zeros(rows))
+
+
+def test_answers_that_are_labels_have_no_error_in_size(tmp_path):
+    from sklearn.linear_model import LogisticRegression
+
+    engine = load(bundle_of(LogisticRegression().fit(X, np.where(X[:, 0] > 0, "up", "down")), X, tmp_path / "b"))
+    with pytest.raises(ValueError, match=r"output must hold numbers for loss abs_error, got label; .*zero_one"):
+        losses(engine, {"x": X}, np.zeros(len(X)))
 
 
 def test_labels_are_judged_right_or_wrong(tmp_path):
@@ -216,6 +280,22 @@ def test_a_level_weighs_speed_against_memory(weight, kept):
     assert [r.variant for r in chosen if r.verdict == "kept"] == [kept]
 
 
+@pytest.mark.parametrize("weight", [0.5, 0.0])
+@pytest.mark.parametrize(
+    ("reference", "a", "b", "kept"),
+    [(100.0, np.inf, 80.0, "b"), (np.inf, 90.0, 20.0, "b"), (np.inf, np.inf, 20.0, "b"), (np.inf, 20.0, np.inf, "a")],
+)
+def test_a_need_that_could_not_be_measured_is_the_largest_of_all(weight, reference, a, b, kept):
+    rows = rows_of(a=a, b=b)
+    chosen = room._chosen([replace(rows[0], memory_mb=reference), *rows[1:]], weight)
+    assert [r.variant for r in chosen if r.verdict == "kept"] == [kept]
+
+
+def test_where_no_need_could_be_measured_speed_decides():
+    rows = [replace(r, memory_mb=np.inf) for r in rows_of(a=1.0, b=1.0)]
+    assert [r.variant for r in room._chosen(rows[:1] + rows[:0:-1], 0.5) if r.verdict == "kept"] == ["a"]
+
+
 def test_the_front_leaves_out_who_is_beaten_in_everything():
     chosen = room._chosen(rows_of(a=90.0, b=20.0), 1.0)
     assert [r.variant for r in chosen if r.front] == ["b"]
@@ -240,53 +320,20 @@ def test_a_smaller_variant_needs_not_be_faster_but_never_slower():
     assert judge(50.0, slow).reason.startswith("slower")
 
 
-def test_more_comparisons_make_wider_intervals(net, tmp_path):
-    one, three = (
-        fit(
-            net,
-            {"input": X},
-            truth(net),
-            tmp_path / f"{n}",
-            variants=["int8"],
-            threads=t,
-            batches=(1,),
-            seconds=0.05,
-        )
-        for n, t in ((1, None), (2, (1, 2)))
-    )
-    assert one.rule["compared"] == 1 and three.rule["compared"] == 3
-    assert one.kept.card.get("session") is None and three.kept.card["session"]["threads"] in (1, 2)
+def test_more_comparisons_make_wider_intervals(usual, crowd):
+    assert usual[0].rule["compared"] == 1 and crowd.rule["compared"] == 3
+    assert usual[0].kept.card.get("session") is None and crowd.kept.card["session"]["threads"] in (1, 2, 3)
 
 
-def test_the_slower_half_leaves_after_the_heats(net, tmp_path):
-    found = fit(
-        net, {"input": X}, truth(net), tmp_path / "k", variants=["int8"], threads=(1, 2, 3), batches=(1,), seconds=0.05
-    )
-    out = [r for r in found.rows if "heats" in r.reason]
-    assert found.rule["compared"] == 3 and len(out) == 2 and all(r.verdict == "refused" for r in out)
+def test_the_slower_half_leaves_after_the_heats(crowd):
+    out = [r for r in crowd.rows if "heats" in r.reason]
+    assert crowd.rule["compared"] == 3 and len(out) == 2 and all(r.verdict == "refused" for r in out)
 
 
-def test_whoever_waits_is_told_and_the_budget_is_reported(net, tmp_path):
-    told = []
-    found = fit(
-        net,
-        {"input": X},
-        truth(net),
-        tmp_path / "k",
-        variants=["int8", "static"],
-        batches=(1,),
-        seconds=0.05,
-        progress=lambda share, what: told.append((share, what)),
-    )
-    assert [w for _, w in told] == [
-        "make int8",
-        "make static",
-        "ask fp32",
-        "ask int8",
-        "weigh fp32",
-        "weigh int8",
-        "race",
-    ]
+def test_whoever_waits_is_told_and_the_budget_is_reported(usual):
+    found, told = usual
+    made = [f"make {v}" for v in ("int8", "packed", "static")]
+    assert [w for _, w in told] == [*made, "ask fp32", "ask int8", "weigh fp32", "weigh int8", "race"]
     assert all(0 <= s <= 1 for s, _ in told) and found.rule["spent_s"] > 0
     assert "calibration rows" in found.row("static").reason
 
@@ -307,9 +354,9 @@ def test_static_ranges_come_from_the_rows_that_are_given(net, tmp_path):
         fit(net, {"input": X}, truth(net), tmp_path / "n", variants=["static"], calibration={"x": X[:32]})
 
 
-def test_a_reason_names_no_folder_that_will_be_gone(net, tmp_path):
-    found = fit(net, {"input": X}, truth(net), tmp_path / "k", variants=["packed"], batches=(1,), seconds=0.05)
-    assert "takes no attention_mask" in found.row("packed").reason and "/" not in found.row("packed").reason
+def test_a_reason_names_no_folder_that_will_be_gone(usual):
+    reason = usual[0].row("packed").reason
+    assert "takes no attention_mask" in reason and "/" not in reason
 
 
 def test_a_race_runs_as_many_rounds_as_it_must():

@@ -9,11 +9,12 @@ from hypothesis.extra import numpy as hnp
 
 from seatrial.base.settings import CannotDo
 from seatrial.engine.bundle import Signature, TensorSpec
-from seatrial.engine.export import bundle_of, export
+from seatrial.engine.export import export
 from seatrial.engine.fuse import attentions, fuse
 from seatrial.engine.prune import prune, smallest, thinned, two_of_four
 from seatrial.engine.quantize import graph_of
 from seatrial.engine.runtime import load
+from tests.engine.nets import dense, linear
 
 SIDES = ("input_ids", "attention_mask")
 IDS = {"input_ids": np.array([[5, 6, 7, 0], [8, 9, 0, 0]]), "attention_mask": np.array([[1, 1, 1, 0], [1, 1, 0, 0]])}
@@ -55,7 +56,7 @@ def test_an_attention_becomes_one_operation_with_its_heads_and_answers_alike(hea
 
 
 def test_a_graph_without_attention_is_refused(tmp_path):
-    line = bundle_of(torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.Softmax(1)), X[:2], tmp_path / "line")
+    line = dense(tmp_path / "line", [linear(np.random.default_rng(0), 8, n) for n in (8, 4)], between="Softmax")
     with pytest.raises(CannotDo, match="no attention that could be fused"):
         fuse(line, tmp_path / "b")
     assert not (tmp_path / "b").exists()
@@ -96,10 +97,8 @@ def test_of_equal_weights_only_as_many_go_as_must(n, share):
     ],
 )
 def test_pruning_by_hand(tmp_path, rule, left):
-    layer = torch.nn.Linear(4, 2, bias=False)
-    with torch.no_grad():
-        layer.weight.copy_(torch.tensor([[4.0, 1.0, 2.0, 0.5], [3.0, 0.1, 0.2, 5.0]]))
-    pruned = prune(bundle_of(layer, X[:2, :4], tmp_path / "net"), tmp_path / "b", **rule)
+    w = np.array([[4.0, 1.0, 2.0, 0.5], [3.0, 0.1, 0.2, 5.0]])
+    pruned = prune(dense(tmp_path / "net", [(w, None)]), tmp_path / "b", **rule)
     answers = load(pruned).run({"input": np.eye(4, dtype=np.float32)})["prediction"]
     np.testing.assert_array_equal(answers.T, np.array(left, np.float32))
 
@@ -112,8 +111,8 @@ def test_a_thinned_layer_keeps_its_kind_of_numbers():
 
 @pytest.mark.parametrize(("pattern", "share", "zeros"), [("smallest", 0.4, 0.4), ("2:4", 0.4, 0.5)])
 def test_a_pruned_bundle_holds_its_zeros_and_says_so(tmp_path, pattern, share, zeros):
-    torch.manual_seed(0)
-    net = bundle_of(torch.nn.Sequential(torch.nn.Linear(8, 64), torch.nn.Linear(64, 4)), X[:2], tmp_path / "net")
+    rng = np.random.default_rng(0)
+    net = dense(tmp_path / "net", [linear(rng, 8, 64), linear(rng, 64, 4)], "Identity")
     made = prune(net, tmp_path / "b", share, pattern)
     note = made.card["pruned"]
     assert note["zeros"] == pytest.approx(zeros, abs=0.01) and note["compressed_mb"][1] <= note["compressed_mb"][0]

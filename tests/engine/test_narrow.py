@@ -3,7 +3,6 @@
 import numpy as np
 import onnx
 import pytest
-import torch
 
 from seatrial.base.settings import CannotDo
 from seatrial.engine.export import bundle_of
@@ -11,34 +10,24 @@ from seatrial.engine.narrow import halved, weight_only
 from seatrial.engine.quantize import graph_of, products, quantize
 from seatrial.engine.sensitive import spare, stays, suffering
 from seatrial.engine.static import moved
+from tests.engine.nets import dense, linear
 
 X = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
 
 
-class Wild(torch.nn.Module):
-    "Three layers; what goes into the last has one giant channel."
-
-    def __init__(self):
-        super().__init__()
-        self.a, self.b, self.c = (torch.nn.Linear(64, n) for n in (64, 64, 1))
-        with torch.no_grad():
-            self.b.weight[0] *= 200
-            self.c.weight[0, 0] /= 200
-
-    def forward(self, x):
-        return self.c(torch.relu(self.b(torch.relu(self.a(x)))))[:, 0]
-
-
 @pytest.fixture(scope="module")
 def wild(tmp_path_factory):
-    torch.manual_seed(0)
-    return bundle_of(Wild(), X[:2], tmp_path_factory.mktemp("wild") / "b")
+    "Three layers; what goes into the last has one giant channel."
+    rng = np.random.default_rng(5)
+    a, b, c = (linear(rng, 64, n) for n in (64, 64, 1))
+    b[0][0], c[0][0, 0] = 200 * b[0][0], c[0][0, 0] / 200
+    return dense(tmp_path_factory.mktemp("wild"), [a, b, c], flat=True)
 
 
 @pytest.mark.parametrize("block", [16, 64])
 def test_more_bits_lie_closer_and_weigh_more(wild, tmp_path, block):
     made = {bits: weight_only(wild, tmp_path / f"{bits}", bits, block) for bits in (4, 8)}
-    off = {bits: moved(wild, b, {"x": X}) for bits, b in made.items()}
+    off = {bits: moved(wild, b, {"input": X}) for bits, b in made.items()}
     assert off[8] < off[4] < 0.5
     assert made[4].size_mb < made[8].size_mb < wild.size_mb
     assert made[4].card["quantized"]["bits"] == 4
@@ -46,7 +35,7 @@ def test_more_bits_lie_closer_and_weigh_more(wild, tmp_path, block):
 
 def test_halves_take_half_and_stay(wild, tmp_path):
     half = halved(wild, tmp_path / "b")
-    assert moved(wild, half, {"x": X}) < 0.01 and half.card["halved"]["tolerance"] == 0.01
+    assert moved(wild, half, {"input": X}) < 0.01 and half.card["halved"]["tolerance"] == 0.01
     kinds = {t.data_type for t in onnx.load(half.folder / half.graph).graph.initializer if len(t.dims) == 2}
     assert kinds == {onnx.TensorProto.FLOAT16}
 
@@ -65,7 +54,7 @@ def test_twice_is_refused(wild, tmp_path):
 
 
 def test_the_layer_behind_the_giant_suffers_most(wild):
-    worst = suffering(wild, {"x": X})
+    worst = suffering(wild, {"input": X})
     assert next(iter(worst)) == products(graph_of(wild))[2] and set(worst) == set(products(graph_of(wild)))
 
 
@@ -79,48 +68,37 @@ def test_only_as_many_are_let_off_as_are_needed(wild, tmp_path):
 
         return holds
 
-    free = spare(wild, tmp_path / "free", {"x": X}, needs(0))
-    one = spare(wild, tmp_path / "one", {"x": X}, needs(1))
+    free = spare(wild, tmp_path / "free", {"input": X}, needs(0))
+    one = spare(wild, tmp_path / "one", {"input": X}, needs(1))
     assert free.card["sensitive"]["spared"] == [] and len(one.card["sensitive"]["spared"]) == 1
     assert asked == [0, 0, 1]
 
 
-class Deep(torch.nn.Module):
-    "Twelve layers."
-
-    def __init__(self):
-        super().__init__()
-        self.layers = torch.nn.ModuleList(torch.nn.Linear(64, 64) for _ in range(12))
-
-    def forward(self, x):
-        for layer in self.layers:
-            x = torch.relu(layer(x))
-        return x.sum(1)
-
-
 def test_half_of_the_layers_and_no_more_are_let_off(tmp_path):
-    torch.manual_seed(0)
-    deep = bundle_of(Deep(), X[:2], tmp_path / "deep")
+    rng = np.random.default_rng(0)
+    deep = dense(tmp_path / "deep", [linear(rng, 64, 64) for _ in range(12)])
     asked = []
     with pytest.raises(CannotDo, match="even without 6 of 12 products: never"):
-        spare(deep, tmp_path / "b", {"x": X}, lambda b: asked.append(len(b.card["quantized"]["excluded"])) or "never")
+        spare(
+            deep, tmp_path / "b", {"input": X}, lambda b: asked.append(len(b.card["quantized"]["excluded"])) or "never"
+        )
     assert asked == [0, 1, 2, 4, 6]
     half = spare(
-        deep, tmp_path / "c", {"x": X}, lambda b: "" if len(b.card["quantized"]["excluded"]) >= 6 else "not yet"
+        deep, tmp_path / "c", {"input": X}, lambda b: "" if len(b.card["quantized"]["excluded"]) >= 6 else "not yet"
     )
     assert len(half.card["sensitive"]["spared"]) == 6 and half.card["sensitive"]["tried"]["5"] == "not yet"
 
 
 def test_sparing_restores_what_bytes_have_spoilt(wild, tmp_path):
-    spoilt = moved(wild, quantize(wild, tmp_path / "all"), {"x": X})
-    spared = spare(wild, tmp_path / "some", {"x": X[::2]}, stays(wild, {"x": X}, 0.5 * spoilt))
-    assert moved(wild, spared, {"x": X}) <= 0.5 * spoilt and len(spared.card["sensitive"]["spared"]) == 1
+    spoilt = moved(wild, quantize(wild, tmp_path / "all"), {"input": X})
+    spared = spare(wild, tmp_path / "some", {"input": X[::2]}, stays(wild, {"input": X}, 0.5 * spoilt))
+    assert moved(wild, spared, {"input": X}) <= 0.5 * spoilt and len(spared.card["sensitive"]["spared"]) == 1
 
 
 @pytest.mark.parametrize("answer", [True, False, None, 0.1])
 def test_a_judge_says_why_and_not_whether(wild, tmp_path, answer):
     with pytest.raises(ValueError, match=f"holds must return why .* got {answer}"):
-        spare(wild, tmp_path / "b", {"x": X}, lambda bundle: answer)
+        spare(wild, tmp_path / "b", {"input": X}, lambda bundle: answer)
     assert not (tmp_path / "b").exists()
 
 
@@ -138,7 +116,7 @@ def test_a_judge_says_why_and_not_whether(wild, tmp_path, answer):
 )
 def test_a_margin_or_rows_that_mean_nothing_are_refused(wild, rows, more, says):
     with pytest.raises(ValueError, match=says):
-        stays(wild, {"x": rows}, **more)
+        stays(wild, {"input": rows}, **more)
 
 
 def test_a_classifier_is_judged_by_its_probabilities(tmp_path):
@@ -155,10 +133,7 @@ def test_a_classifier_is_judged_by_its_probabilities(tmp_path):
 @pytest.mark.parametrize("bits", [4, 8])
 def test_a_weight_is_off_by_half_a_step_of_its_block_unless_it_mirrors_the_largest(tmp_path, bits):
     w = np.random.default_rng(1).normal(size=(64, 8)).astype(np.float32)
-    layer = torch.nn.Linear(64, 8, bias=False)
-    with torch.no_grad():
-        layer.weight.copy_(torch.from_numpy(w.T))
-    packed = graph_in(weight_only(bundle_of(layer, X[:2], tmp_path / "a"), tmp_path / "b", bits, 32))
+    packed = graph_in(weight_only(dense(tmp_path / "a", [(w.T, None)]), tmp_path / "b", bits, 32))
     q, s = packed.reshape(8, 2, 32), scales_in(onnx.load(tmp_path / "b" / "model.onnx")).reshape(8, 2, 1)
     exact, step = w.T.reshape(8, 2, 32), np.abs(s)
     off = np.abs(q * s - exact)
@@ -183,12 +158,12 @@ def scales_in(model):
 
 def test_an_answer_that_stays_is_measured(wild, tmp_path):
     changed = quantize(wild, tmp_path / "all")
-    off = moved(wild, changed, {"x": X})
-    assert stays(wild, {"x": X}, 1.01 * off)(changed) == ""
-    assert "answers move by" in stays(wild, {"x": X}, 0.99 * off)(changed)
+    off = moved(wild, changed, {"input": X})
+    assert stays(wild, {"input": X}, 1.01 * off)(changed) == ""
+    assert "answers move by" in stays(wild, {"input": X}, 0.99 * off)(changed)
 
 
 def test_a_margin_that_nothing_meets_is_a_refusal(wild, tmp_path):
     with pytest.raises(CannotDo, match="do not hold even without 1 of 3 products: never"):
-        spare(wild, tmp_path / "b", {"x": X}, lambda bundle: "never")
+        spare(wild, tmp_path / "b", {"input": X}, lambda bundle: "never")
     assert not (tmp_path / "b").exists()

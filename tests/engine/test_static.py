@@ -1,30 +1,33 @@
 """Learnt ranges round as they say, clip beyond, and refuse to learn from nothing."""
 
 import numpy as np
-import onnx
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 
 from seatrial.base.settings import CannotDo
 from seatrial.engine import static as room
-from seatrial.engine.bundle import Signature, TensorSpec, write
 from seatrial.engine.export import bundle_of
 from seatrial.engine.quantize import graph_of, products, quantize, rebuilt
 from seatrial.engine.runtime import load
 from seatrial.engine.static import CALIBRATIONS, best_static, moved, static
+from tests.engine.nets import dense, linear, saved
 
 X = np.random.default_rng(0).normal(size=(96, 16)).astype(np.float32)
+RNG = np.random.default_rng(1)
+W, W2, B = RNG.normal(size=(16, 8)), 3 * RNG.normal(size=(8, 8)), 5 * RNG.normal(size=8)
+ALIVE = np.arange(8) > 0  # the first column is dead
+NODE = helper.make_node
+GEMM = NODE("Gemm", ["x", "w", "b"], ["h"], name="first")
+RELU, PLUS = NODE("Relu", ["h"], ["r"]), NODE("MatMul", ["x", "w"], ["m"], name="only")
 
 
 @pytest.fixture(scope="module")
 def net(tmp_path_factory):
-    torch.manual_seed(0)
-    module = torch.nn.Sequential(torch.nn.Linear(16, 64), torch.nn.ReLU(), torch.nn.Linear(64, 2))
-    return bundle_of(module, X[:2], tmp_path_factory.mktemp("net") / "b")
+    rng = np.random.default_rng(3)
+    return dense(tmp_path_factory.mktemp("net"), [linear(rng, 16, 64), linear(rng, 64, 2)])
 
 
 @given(hnp.arrays(np.float32, st.integers(2, 300), elements=st.floats(-100, 100, width=32)))
@@ -88,33 +91,30 @@ def test_one_row_cannot_both_teach_and_choose(net, tmp_path):
         best_static(net, tmp_path / "b", {"input": X[:1]})
 
 
-class Giants(torch.nn.Module):
-    "Two layers that share their weights, between which one channel is a giant."
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.line, self.out = torch.nn.Linear(16, 16, bias=False), torch.nn.Linear(16, 2)
-        with torch.no_grad():  # the giant says no more than the others
-            self.line.weight[:, 0] /= 60
-            self.out.weight[:, 0] /= 60
-        self.register_buffer("size", torch.cat([torch.tensor([60.0]), torch.ones(15)]))
-
-    def forward(self, x):
-        h = torch.relu(self.line(x)) * self.size
-        return self.out(h) + self.line(h)[:, :2]
-
-
 @pytest.fixture(scope="module")
 def giants(tmp_path_factory):
-    return bundle_of(Giants(), X[:2], tmp_path_factory.mktemp("giants") / "b")
+    "Two products that share their weights, between which one channel is a giant that says no more than the others."
+    rng = np.random.default_rng(0)
+    w, (v, b), size = linear(rng, 16, 16)[0].T, linear(rng, 16, 2), np.append(60, np.ones(15))
+    w[0], v[:, 0] = w[0] / 60, v[:, 0] / 60
+    steps = [
+        ("MatMul", "xw", "a"),
+        ("Relu", "a", "r"),
+        ("Mul", "rs", "h"),
+        ("MatMul", "hw", "k"),
+        ("MatMul", "hv", "o"),
+    ]
+    steps += [("Add", "ob", "p"), ("MatMul", "kc", "q"), ("Add", "pq", "y")]
+    nodes = [NODE(kind, [*takes], [gives], name=gives) for kind, takes, gives in steps]
+    held = {"w": w, "s": size, "v": v.T, "b": b, "c": np.eye(16, 2)}
+    return saved(tmp_path_factory.mktemp("giants"), nodes, {k: np.float32(a) for k, a in held.items()}, 16, 2)
 
 
 def test_moving_giants_into_the_weights_changes_no_answer(giants, tmp_path):
     model = graph_of(giants)
     moved_away = room._smoothed(model, [{"x": X}], set(products(model)))
     assert any(n.name.startswith("smooth/") for n in moved_away.graph.node)
-    a, b = (load(g).run({"x": X})["prediction"] for g in (giants, rebuilt(giants, moved_away, tmp_path / "b")))
+    a, b = (load(g).run({"x": X})["y"] for g in (giants, rebuilt(giants, moved_away, tmp_path / "b")))
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
@@ -139,26 +139,9 @@ def test_raw_features_of_unlike_sizes_are_divided_too(net, tmp_path):
     assert static(net, tmp_path / "b", {"input": X}).card["quantized"]["smoothed"] == 0
 
 
-RNG = np.random.default_rng(1)
-W, W2, B = RNG.normal(size=(16, 8)), 3 * RNG.normal(size=(8, 8)), 5 * RNG.normal(size=8)
-ALIVE = np.arange(8) > 0  # the first column is dead
-NODE = helper.make_node
-GEMM = NODE("Gemm", ["x", "w", "b"], ["h"], name="first")
-RELU, PLUS = NODE("Relu", ["h"], ["r"]), NODE("MatMul", ["x", "w"], ["m"], name="only")
-
-
 def by_hand(folder, nodes, held, opset=17):
     "A bundle around a graph from x (n, 16) to y (n, 8)."
-    folder.mkdir()
-    sides = [[helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n", k])] for n, k in (("x", 16), ("y", 8))]
-    held = [numpy_helper.from_array(np.asarray(v, np.float32), k) for k, v in held.items()]
-    model = helper.make_model(
-        helper.make_graph(nodes, "g", *sides, held), opset_imports=[helper.make_opsetid("", opset)]
-    )
-    model.ir_version = 8
-    onnx.save(model, folder / "g.onnx")
-    specs = (TensorSpec("x", "FP32", (-1, 16)),), (TensorSpec("y", "FP32", (-1, 8)),)
-    return write(folder / "b", signature=Signature(*specs), graph=folder / "g.onnx")
+    return saved(folder, nodes, {k: np.float32(v) for k, v in held.items()}, 16, 8, opset)
 
 
 @pytest.mark.parametrize(
@@ -206,8 +189,7 @@ def test_a_node_that_is_not_there_cannot_be_left_out(net, tmp_path):
 
 
 def test_answers_without_a_spread_cannot_be_said_to_move(tmp_path):
-    torch.manual_seed(0)
-    net = bundle_of(torch.nn.Sequential(torch.nn.Linear(16, 1), torch.nn.Flatten(0)), X[:2], tmp_path / "net")
+    net = dense(tmp_path / "net", [linear(RNG, 16, 1)], flat=True)
     with pytest.raises(ValueError, match="inputs must be rows with different numbers as prediction, got 1"):
         moved(net, net, {"input": X[:1]})
     with pytest.raises(ValueError, match="output must be one of prediction, got 'nobody'"):

@@ -19,7 +19,7 @@ Docs: https://seatrial.github.io/seatrial/engine/fit.html.md"""
 # %% auto #0
 __all__ = ['Fit', 'fit']
 
-# %% ../../../nbs/engine/26_fit.ipynb #a97f1e5d
+# %% ../../../nbs/engine/26_fit.ipynb #380fcdfc
 import math
 import tempfile
 import time
@@ -46,6 +46,7 @@ from seatrial.engine.race import (
     speed_of,
     too_slow,
     too_wrong,
+    truths,
 )
 from .runtime import Engine, load
 
@@ -101,7 +102,7 @@ class _Plan:
         if self.progress:
             self.progress(min(1.0, self.spent), what)
 
-# %% ../../../nbs/engine/26_fit.ipynb #b0637cb6
+# %% ../../../nbs/engine/26_fit.ipynb #b5e282f2
 def _checked(plan: _Plan, variants: Sequence[str]) -> _Plan:
     "Refuse a rule that does not make sense."
     for what, got, known in (("loss", [plan.loss], LOSSES), ("variants", list(variants), VARIANTS)):
@@ -113,6 +114,8 @@ def _checked(plan: _Plan, variants: Sequence[str]) -> _Plan:
         raise ValueError(f"batches must be whole numbers from 1, got {list(plan.batches)}")
     if plan.threads in ((), []):
         raise ValueError("threads must be a number, or some numbers to choose from, got none")
+    if not 0 < plan.seconds < math.inf:
+        raise ValueError(f"seconds must be a number above 0, got {plan.seconds}")
     if not plan.budget_s > 0:
         raise ValueError(f"budget_s must be more than 0, got {plan.budget_s}")
     return plan
@@ -146,7 +149,7 @@ def _entered(made: Mapping[str, Bundle], threads: Any) -> dict[str, Engine]:
 def _first(threads: Any) -> int | None:
     return threads[0] if isinstance(threads, Sequence) else threads
 
-# %% ../../../nbs/engine/26_fit.ipynb #af6ec6a5
+# %% ../../../nbs/engine/26_fit.ipynb #fe6515c1
 def _accurate(made: Mapping[str, Bundle], inputs: Mapping, targets: np.ndarray, plan: _Plan) -> tuple[dict, list[Row]]:
     "Losses and comparison of each variant that is accurate enough, and rows for the others."
     lost, out = {}, []
@@ -154,6 +157,8 @@ def _accurate(made: Mapping[str, Bundle], inputs: Mapping, targets: np.ndarray, 
         plan.say(f"ask {name}")
         values = losses(load(bundle, threads=_first(plan.threads)), inputs, targets, plan.loss, plan.output)
         compared, wrong = None, ""
+        if name == "fp32" and not np.isfinite(values).all():
+            raise ValueError(f"bundle must answer finite numbers, got none for {(~np.isfinite(values)).sum()} rows")
         if name != "fp32":
             compared, wrong = too_wrong(lost["fp32"][0], values, plan.margin, plan.alpha / (len(made) - 1))
         if wrong:
@@ -191,11 +196,16 @@ def _judge(name: str, engine: Engine, times: Mapping, lost: tuple, memory: Mappi
     verdict, reason = ("refused", why) if why else ("passed", f"{best}, and its loss stays within the margin")
     return Row(name, verdict, reason, **facts, loss_difference=lost[1], speeds=speeds)
 
-# %% ../../../nbs/engine/26_fit.ipynb #5ce6d5f2
+# %% ../../../nbs/engine/26_fit.ipynb #21474a72
+def _need(row: Row) -> float:
+    "Logarithm of what a contestant takes, in MB."
+    return math.log(min(max(row.memory_mb, 0.01), 1e12))
+
+
 def _score(row: Row, reference: Row, weight: float) -> float:
     "What a level thinks of a variant that passed."
     speed = float(np.mean([math.log(s.ratio) for s in row.speeds]))
-    memory = math.log(reference.memory_mb / row.memory_mb) if weight < 1 else 0.0
+    memory = _need(reference) - _need(row) if weight < 1 else 0.0
     return weight * speed + (1 - weight) * memory
 
 # %% ../../../nbs/engine/26_fit.ipynb #670e7fda
@@ -266,11 +276,13 @@ def fit(
     rule |= {"rows": len(targets), "compared": len(rows) - 1, "spent_s": round(plan.spent * budget_s, 1)}
     return Fit(kept, (*rows, *slower, *wrong, *unmade), rule, machine(engines["fp32"]))
 
-# %% ../../../nbs/engine/26_fit.ipynb #1c44f487
+# %% ../../../nbs/engine/26_fit.ipynb #f32d3399
 def _held(bundle: Bundle, inputs: Mapping, targets: Any, plan: _Plan) -> tuple[dict[str, np.ndarray], np.ndarray]:
     "The rows to judge by, as arrays."
-    inputs, targets, most = checked(bundle.signature, inputs), np.asarray(targets), max(plan.batches)
-    n = len(next(iter(inputs.values())))
+    inputs, targets, most = checked(bundle.signature, inputs), truths(targets, plan.loss), max(plan.batches)
+    n, known = len(next(iter(inputs.values()))), [s.name for s in bundle.signature.outputs]
+    if plan.output is not None and plan.output not in known:
+        raise ValueError(f"output must be one of {', '.join(known)}, got {plan.output!r}")
     if targets.shape != (n,) or n < most:
         raise ValueError(f"inputs and targets must have the same {most} rows or more, got {n}, {targets.shape}")
     return inputs, targets
