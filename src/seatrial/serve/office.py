@@ -14,7 +14,8 @@ Docs: https://seatrial.github.io/seatrial/serve/office.html.md"""
 
 # %% auto #0
 __all__ = ['OPEN', 'Held', 'Office', 'gauges', 'opened', 'scheduler', 'listed', 'closed', 'loaded', 'asked_for', 'any_of',
-           'holding', 'wanted', 'errand', 'prepare', 'pinned', 'health', 'described', 'model_ready', 'received']
+           'holding', 'wanted', 'errand', 'prepare', 'pinned', 'health', 'pretenders', 'described', 'model_ready',
+           'received']
 
 # %% ../../../nbs/serve/06_office.ipynb #42ba084f
 import asyncio
@@ -56,7 +57,7 @@ class Held:
     trouble: str = ""  # why
     until_s: float = 0.0  # a refusal is asked again after this moment
 
-# %% ../../../nbs/serve/06_office.ipynb #dbfa761e
+# %% ../../../nbs/serve/06_office.ipynb #7c0ad825
 @dataclass
 class Office:
     "What all requests of one process share."
@@ -69,6 +70,7 @@ class Office:
     tally: Tally | None = None
     held: dict[tuple[str, str], Held] = field(default_factory=dict)
     asking: dict[tuple[str, str], asyncio.Task] = field(default_factory=dict)
+    reigns: dict[str, str] = field(default_factory=dict)  # model to the champion that answered last
     prefix: str = field(default_factory=lambda: secrets.token_hex(6))
     numbers: count = field(default_factory=count)
     ticking: bool = False
@@ -172,7 +174,7 @@ async def loaded(
         raise Refused(503, held.trouble, retry_after_s=5)
     return held
 
-# %% ../../../nbs/serve/06_office.ipynb #c7ab718d
+# %% ../../../nbs/serve/06_office.ipynb #e0ccbd95
 async def asked_for(
     office: Office,  # what all requests share
     key: tuple[str, str],  # model, version
@@ -180,7 +182,8 @@ async def asked_for(
     "Ask the workers to load a version, and remember what they say."
     try:
         said = await any_of(office.lane, {"load": key})
-        held = Held(trouble=said.get("error", ""), until_s=time.monotonic() + 5)
+        below = said.get("error", "").replace(f"{office.settings.paths.artifacts}/", "")  # clients need not know where
+        held = Held(trouble=below, until_s=time.monotonic() + 5)
         if "signature" in said:
             held = holding(office, key, taker(said["signature"]))
         counted(office.tally, "pool_loads" if held.taker else "pool_load_failures", *key)
@@ -222,7 +225,7 @@ def holding(
     flows = [flow_of(waits, key, shadow, sizes, shaped=taker.form is None) for shadow in (False, True)]
     return Held(taker, *flows)
 
-# %% ../../../nbs/serve/06_office.ipynb #7878e4a3
+# %% ../../../nbs/serve/06_office.ipynb #4896768b
 def wanted(
     office: Office,  # what all requests share
 ) -> set[tuple[str, str]]:  # (model, version)
@@ -231,6 +234,7 @@ def wanted(
     for policy in office.router.table.values():
         plan = policy.state.plan if policy.state else None
         versions = {policy.champion} if plan is None else {plan.champion, plan.challenger}
+        versions |= {office.reigns.get(policy.model, policy.champion)}
         found |= {(policy.model, version) for version in versions & policy.versions}
     return found
 
@@ -276,7 +280,7 @@ def pinned(
             link.told = message
             link.wire.write(message)
 
-# %% ../../../nbs/serve/06_office.ipynb #abcd9dda
+# %% ../../../nbs/serve/06_office.ipynb #9efd30ac
 def health(
     office: Office,  # what all requests share
 ) -> tuple[int, dict]:  # HTTP status, what to say
@@ -286,8 +290,21 @@ def health(
         troubles.append("the worker holds requests for longer than serve.timeout_s and may hang")
     troubles += [] if office.router.table else ["no model is registered"]
     troubles += [office.router.trouble] if office.router.trouble else []
-    said = {"status": "not ready" if troubles else "ready", "reasons": troubles, "models": sorted(office.router.table)}
-    return (503 if troubles else 200), said
+    said = {"status": "not ready" if troubles else "ready", "reasons": troubles + pretenders(office)}
+    return (503 if troubles else 200), said | {"models": sorted(office.router.table)}
+
+# %% ../../../nbs/serve/06_office.ipynb #a2756602
+def pretenders(
+    office: Office,  # what all requests share
+) -> list[str]:  # a sentence for each
+    "Champions that cannot be served."
+    said = []
+    for policy in office.router.table.values():
+        held, reigning = office.held.get((policy.model, policy.champion)), office.reigns.get(policy.model, "")
+        if held is not None and held.taker is None:
+            instead = f"; {reigning} answers instead" if reigning not in ("", policy.champion) else ""
+            said.append(f"{policy.model} {policy.champion} is champion and cannot be served: {held.trouble}{instead}")
+    return said
 
 # %% ../../../nbs/serve/06_office.ipynb #1f277336
 def described(
