@@ -11,7 +11,6 @@ from onnx import save as save_onnx
 from seatrial.base.journal import Journal
 from seatrial.base.settings import PathSettings, Settings
 from seatrial.engine.bundle import Signature, TensorSpec, write
-from seatrial.registry.tracking import tracking
 from seatrial.registry.versions import Registry
 
 
@@ -38,14 +37,6 @@ def toy(folder, weights=(1.0, 2.0), kink=False, output="y"):
 def bundle(tmp_path):
     "Makes toy bundles below the test's own folder."
     return lambda name, **shape: toy(tmp_path / name, **shape)
-
-
-@pytest.fixture(scope="session")
-def books(tmp_path_factory):
-    "An empty MLflow database: making its tables takes seconds, copying them does not."
-    made = settings_in(tmp_path_factory.mktemp("books"))
-    tracking(made)
-    return made.paths.artifacts / "mlflow.db"
 
 
 @pytest.fixture

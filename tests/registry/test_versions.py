@@ -197,14 +197,14 @@ def test_processes_that_register_at_once_get_different_versions(settings, bundle
     folders = [bundle(f"b{i}", weights=(float(i), 1.0)).folder.name for i in range(6)]
     command = [sys.executable, "-c", RACE, str(tmp_path)]
     racers = [
-        subprocess.Popen([*command, *folders[i::3]], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        for i in range(3)
+        subprocess.Popen([*command, *folders[i::2]], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for i in range(2)
     ]
     for racer in racers:
         racer.stdin.write("go\n")
         racer.stdin.flush()
     said = [racer.communicate(timeout=120)[0] for racer in racers]
-    assert [racer.returncode for racer in racers] == [0, 0, 0]
+    assert [racer.returncode for racer in racers] == [0, 0]
     got = sorted(" ".join(said).split())
     assert got == [f"1.{i}.0" for i in range(6)]
     shelf = Shelf(settings.paths.artifacts)

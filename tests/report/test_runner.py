@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from seatrial.base.journal import Journal
 from seatrial.base.record import Decision, Prediction
 from seatrial.base.settings import SECTIONS, CannotDo, PathSettings, Settings, load
+from seatrial.registry.manifest import UnknownVersion
 from seatrial.report.runner import environment, kernel, put, record, recordable, run, stamp
 from seatrial.report.template import checked_parameters, parameters_of, read_template
 from seatrial.rollout.trial import Gate, Plan, plan_to_dict
@@ -37,8 +39,11 @@ def template(folder, *cells, parameters=CELL, name="small"):
 
 
 @pytest.fixture
-def settings(tmp_path):
-    return Settings(paths=PathSettings(tmp_path / "artifacts", tmp_path / "data"))
+def settings(tmp_path, books):
+    made = Settings(paths=PathSettings(tmp_path / "artifacts", tmp_path / "data"))
+    made.paths.artifacts.mkdir()
+    shutil.copy(books, made.paths.artifacts)
+    return made
 
 
 @pytest.mark.parametrize(
@@ -185,10 +190,10 @@ def test_numpy_scalars_are_recorded_as_plain_numbers():
     ]
 
 
-def test_a_read_only_place_is_one_sentence(tmp_path, settings):
-    settings.paths.artifacts.write_text("a file where the folder should be")
+def test_a_read_only_place_is_one_sentence(tmp_path):
+    (tmp_path / "artifacts").write_text("a file where the folder should be")
     with pytest.raises(CannotDo, match="cannot write the report below"):
-        run(template(tmp_path), settings=settings)
+        run(template(tmp_path), settings=Settings(paths=PathSettings(tmp_path / "artifacts", tmp_path / "data")))
 
 
 @pytest.mark.parametrize("name", ["model_card", "trial", "drift"])
@@ -233,10 +238,20 @@ def test_text_from_the_journal_is_text_on_the_page(settings):
         ("drift", {"trial": "nope"}, "no trial 'nope' is in the journal"),
     ],
 )
-def test_asking_for_what_is_not_there_ends_not_ok_with_the_three_files(settings, name, asked, says):
-    done = run(ROOT / "nbs" / "reports" / f"{name}.ipynb", asked, settings=settings)
+def test_asking_for_what_is_not_there_is_one_sentence(settings, monkeypatch, name, asked, says):
+    for key, value in environment(settings).items():
+        monkeypatch.setenv(key, value)
+    path = ROOT / "nbs" / "reports" / f"{name}.ipynb"
+    names = checked_parameters(read_template(path), asked)
+    cells = (c.source for c in nbformat.read(path, 4).cells if c.cell_type == "code" and "tags" not in c.metadata)
+    with pytest.raises((CannotDo, UnknownVersion), match=says):  # as a kernel would, only sooner
+        exec("\n".join(cells), names)
+
+
+def test_asking_for_what_is_not_there_ends_not_ok_with_the_three_files(settings):
+    done = run(ROOT / "nbs" / "reports" / "trial.ipynb", {"trial": "nope"}, settings=settings)
     assert not done.ok
-    assert says in done.error
+    assert "no trial 'nope' is in the journal" in done.error
     assert sorted(p.name for p in done.folder.iterdir()) == ["metrics.json", "report.html", "report.ipynb"]
 
 
