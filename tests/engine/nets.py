@@ -44,3 +44,19 @@ def dense(folder, layers, between="Relu", flat=False):
         held["line"] = np.array([-1])
     facts = {"sides": ("input", "prediction"), "rank": 1 if flat else 2}
     return saved(folder, nodes, held, layers[0][0].shape[1], layers[-1][0].shape[0], **facts)
+
+
+def of(function, *modules):
+    "A module whose forward is a function of x."
+
+    import torch
+
+    class Made(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.parts = torch.nn.ModuleList(modules)
+
+        def forward(self, x):
+            return function(x, *self.parts)
+
+    return Made()
