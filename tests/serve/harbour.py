@@ -144,9 +144,10 @@ def answers_in(stream):
 
 
 class Speaker:
-    "One raw connection to a server."
+    "One raw connection to a server; who asks again after the server has closed it asks on a new one."
 
     def __init__(self, url, patience_s=20.0):
+        self.url, self.patience_s, self.over = url, patience_s, False
         host, port = url.removeprefix("http://").split(":")
         self.socket = socket.create_connection((host, int(port)), timeout=patience_s)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -167,6 +168,9 @@ class Speaker:
 
     def say(self, content=b"", path="/v2/models/sum/infer", method="POST", headers=(), version="1.1"):
         "Ask, and return the answer."
+        if self.over:
+            self.close()
+            self.__init__(self.url, self.patience_s)
         self.socket.sendall(spelt(content, path, method, headers, version))
         return self.answer(method == "HEAD")
 
@@ -179,6 +183,7 @@ class Speaker:
         status, headers = int(first.split()[1]), {name.lower(): value for name, _, value in lines}
         if status < 200:
             return self.answer(head)
+        self.over = headers.get("connection") == "close"
         return status, headers, b"" if head else self.stream.read(int(headers.get("content-length", 0)))
 
     def rest(self):
