@@ -4,12 +4,15 @@ import signal
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from seatrial.base.settings import CannotDo
 from seatrial.engine import bundle as bundles
+from seatrial.engine.call import has_gpu
 from seatrial.registry.manifest import Version, digests, fingerprint, write_tables
 from seatrial.serve.server import is_ready, launch
 from tests.serve.harbour import Crowd, family, is_alive, linear, settings_for, shelve, tensor, until, workers_of
@@ -156,3 +159,21 @@ def test_a_dead_keeper_takes_its_worker_along_and_both_come_back(pair):
     assert is_ready(pair.url)  # the other worker is there
     until(lambda: len(workers_of(pair)) == len(workers_of(pair, "seatrial-keeper")) == 2)
     until(lambda: asked(pair.url) == (200, [3]))
+
+
+@pytest.mark.skipif(has_gpu(), reason="this machine has a GPU")
+def test_a_server_for_a_gpu_that_is_not_there_says_so_and_does_not_start(tmp_path):
+    shelve(tmp_path, {"sum": {"1.0.0": [1.0, 1.0]}})
+    with pytest.raises(CannotDo, match=r"serve\.device=cuda needs an NVIDIA GPU"):
+        launch(settings=settings_for(tmp_path, SEATRIAL_SERVE_DEVICE="cuda"), port=0, log=tmp_path / "log")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not has_gpu(), reason="this machine has no NVIDIA GPU")
+def test_a_server_with_a_gpu_answers_from_it(tmp_path):
+    shelve(tmp_path, {"sum": {"1.0.0": [1.0, 1.0]}})
+    its = settings_for(tmp_path, SEATRIAL_SERVE_DEVICE="cuda", SEATRIAL_SERVE_LOAD_TIMEOUT_S="120")
+    with launch(settings=its, port=0, log=tmp_path / "log") as running:
+        until(lambda: asked(running.url) == (200, [3]), 120)
+        maps = Path(f"/proc/{workers_of(running)[0]}/maps").read_text()
+        assert "libcuda" in maps and "libtorch" not in maps
