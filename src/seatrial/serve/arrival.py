@@ -15,7 +15,7 @@ __all__ = ['TICK_S', 'came_back', 'deliver', 'unrecorded', 'unfit', 'count_batch
            'again', 'behind', 'fall_back', 'lost', 'turn_away', 'record_error', 'fetched', 'absent', 'tick', 'wound_up',
            'noted', 'hung_up', 'forgotten']
 
-# %% ../../../nbs/serve/39_arrival.ipynb #1031022f
+# %% ../../../nbs/serve/39_arrival.ipynb #4233c969
 import asyncio
 import logging
 import time
@@ -26,7 +26,7 @@ from .access import Entry, flush
 from .admission import cancel, flow_of
 from .breaker import told
 from .cache import purge
-from .lane import Reply, ask, dismissed, let_in, sweep, waiting
+from .lane import Reply, ask, let_in
 from .logbook import failure, records, written
 from .metrics import answered, counted, refused
 from .office import Office, errand
@@ -38,6 +38,7 @@ from .ticket import Ticket, batchful, tell
 from .trace import batch as batch_spans
 from .trace import request as request_spans
 from .turn import Job
+from .vigil import dismissed, sweep, waiting
 from .wording import cuttings
 
 # %% ../../../nbs/serve/39_arrival.ipynb #fbc6666d

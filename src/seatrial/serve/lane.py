@@ -13,23 +13,20 @@ Docs: https://seatrial.github.io/seatrial/serve/lane.html.md"""
 
 # %% auto #0
 __all__ = ['NOTHING', 'HELLO', 'Reply', 'reply', 'Link', 'Lane', 'let_in', 'depart', 'shipped', 'arrived', 'returned', 'ask',
-           'fallen', 'sweep', 'waiting', 'hung', 'dismissed', 'keep_link', 'keep', 'hang_up']
+           'fallen', 'keep_link', 'keep', 'hang_up']
 
-# %% ../../../nbs/serve/02_lane.ipynb #89fffc1a
+# %% ../../../nbs/serve/02_lane.ipynb #884a0f4b
 import asyncio
 import logging
-import os
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 
 import numpy as np
 
 from .admission import Batch, Scheduler, offer
-from .batching import clear, died, done, draw, everybody, expire, overdue
+from .batching import died, done, draw
 from .frames import frame, messages, opened, slices, stacked
 from .protocol import Refused
 from .turn import Job
@@ -243,50 +240,6 @@ def fallen(
         why = "a worker died with this copy inside" if job.shadow else "two workers died with this request inside"
         lane.lost(job, Refused(503, f"{why}; it is not sent to another"))
     depart(lane)
-
-# %% ../../../nbs/serve/02_lane.ipynb #70bcc0d5
-def sweep(
-    lane: Lane,  # the near end
-    timeout_s: float,  # how long a job may take in all, for the sentence
-) -> bool:  # does anybody still wait?
-    "Tell those who have waited too long."
-    now, scheduler = time.monotonic(), lane.scheduler
-    for job in expire(scheduler, now):
-        lane.lost(job, Refused(504, f"no answer within {min(timeout_s, job.deadline_s - job.arrived_s):g} seconds"))
-    if lane.down_since_s is not None and now - lane.down_since_s > lane.GRACE_S:
-        for job in clear(scheduler):
-            lane.lost(job, Refused(503, "no worker came back in time; it is being restarted", retry_after_s=1))
-    return bool(scheduler.rows or scheduler.copied or scheduler.out)
-
-# %% ../../../nbs/serve/02_lane.ipynb #66ba111b
-def waiting(
-    lane: Lane,  # the near end
-) -> Iterator[Job]:  # each once
-    "Everybody who has no answer yet."
-    return everybody(lane.scheduler)
-
-# %% ../../../nbs/serve/02_lane.ipynb #19b8036d
-def hung(
-    lane: Lane,  # the near end
-    limit_s: float,  # how long a load may be out
-) -> list[Link]:  # to workers that may hang
-    "The workers that have held a load for longer than that."
-    late = overdue(lane.scheduler, time.monotonic(), limit_s)
-    return [link for link in lane.links if link.worker in late]
-
-# %% ../../../nbs/serve/02_lane.ipynb #b71f489c
-def dismissed(
-    lane: Lane,  # the near end
-    limit_s: float,  # how long a load may be out
-) -> int:  # how many there were
-    "Kill the workers that hang; whoever started them starts others."
-    late = [link for link in hung(lane, limit_s) if link.pid]
-    for link in late:
-        logging.getLogger(__name__).warning("worker %d has not answered for %g s and is killed", link.worker, limit_s)
-        with suppress(ProcessLookupError):
-            os.kill(link.pid, signal.SIGKILL)
-        link.pid = 0
-    return len(late)
 
 # %% ../../../nbs/serve/02_lane.ipynb #93614533
 async def keep_link(

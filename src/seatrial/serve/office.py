@@ -17,7 +17,7 @@ __all__ = ['OPEN', 'Held', 'Office', 'gauges', 'opened', 'scheduler', 'listed', 
            'holding', 'wanted', 'errand', 'prepare', 'pinned', 'health', 'pretenders', 'described', 'model_ready',
            'received']
 
-# %% ../../../nbs/serve/06_office.ipynb #42ba084f
+# %% ../../../nbs/serve/06_office.ipynb #1f135e0a
 import asyncio
 import secrets
 import time
@@ -38,13 +38,14 @@ from .cache import Cache
 from .frames import frame
 from .guard import Guard
 from .intake import Taker, taker
-from .lane import Lane, Link, Reply, ask, hang_up, hung
+from .lane import Lane, Link, Reply, ask, hang_up
 from .metrics import Tally, counted
 from .protocol import Address, Refused, outcomes
 from .repository import Counts
 from .routing import Router, refresh
 from .trace import Tracer, exporter
 from .turn import Flow, Job
+from .vigil import hung
 
 # %% ../../../nbs/serve/06_office.ipynb #2bdb3298
 @dataclass(slots=True)
