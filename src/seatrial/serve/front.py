@@ -81,7 +81,7 @@ def fault(
     logging.getLogger(__name__).error("a request could not be answered", exc_info=error)
     return Refused(503, "the server failed on this request; its log says why")
 
-# %% ../../../nbs/serve/08_front.ipynb #a566791e
+# %% ../../../nbs/serve/08_front.ipynb #80a92ef3
 async def exchange(
     office: Office,  # what all requests share
     call: Call,
@@ -95,7 +95,8 @@ async def exchange(
     except ConnectionResetError:
         return None, passed
     except Exception as error:
-        trouble = fault(error)
+        trouble = fault(error).with_traceback(None)  # which holds this frame, and with it the whole body
+        trouble.__context__ = None
     noticed(office, trouble, call)
     return worded(trouble, call), passed
 
@@ -159,7 +160,7 @@ async def answered(
             left = await sent(said, send, call, passed.fields if passed else ())
             listed(office, call, said, began, key_of(passed, call), left)
 
-# %% ../../../nbs/serve/08_front.ipynb #15fb8138
+# %% ../../../nbs/serve/08_front.ipynb #7d019dd2
 async def ours(
     office: Office,  # what all requests share
     scope: Mapping,  # the request, as ASGI describes it
@@ -171,7 +172,8 @@ async def ours(
         call = understood(scope)
     except Refused as trouble:
         refused(office.tally, trouble.status)
-        await sent(refusal(trouble, close=scope["method"] not in ("GET", "HEAD")), send)
+        said = problem(trouble) if scope["path"].startswith("/invocations") else None
+        await sent(refusal(trouble.with_traceback(None), said, scope["method"] not in ("GET", "HEAD")), send)
     else:
         await answered(office, call, receive, send)
 

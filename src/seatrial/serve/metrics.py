@@ -62,7 +62,7 @@ class Series:
     engine: Buckets = field(default_factory=lambda: Buckets(LATENCY_S))  # of each batch, seconds
     batches: Buckets = field(default_factory=lambda: Buckets(BATCH_ROWS))  # rows that shared a batch
 
-# %% ../../../nbs/serve/05_metrics.ipynb #1cb79d60
+# %% ../../../nbs/serve/05_metrics.ipynb #f85a6da2
 class Tally:
     "Everything that one process has counted."
 
@@ -74,12 +74,6 @@ class Tally:
         self.series: dict[tuple[str, str, str], Series] = {}
         self.errors: dict[tuple[str, str, str, str], int] = {}
         self.counters: dict[tuple[str, ...], float] = {}  # (name, *labels)
-        self.outcomes = 0
-
-    def text(self):
-        from seatrial.serve.exposition import text
-
-        return text([state(self)])
 
 # %% ../../../nbs/serve/05_metrics.ipynb #0797bad9
 def answered(

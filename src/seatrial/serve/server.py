@@ -262,7 +262,7 @@ def leashed(
     if not stop.is_set():
         os.kill(os.getpid(), signal.SIGTERM)
 
-# %% ../../../nbs/serve/09_server.ipynb #b97d7139
+# %% ../../../nbs/serve/09_server.ipynb #10136a00
 def run(
     settings: Settings,  # of the server
     host: str,  # address to listen on
@@ -286,7 +286,8 @@ def run(
     quiet = {"log_level": "warning", "access_log": False, "server_header": False, "generate_client_file": False}
     quiet |= {"ws": "none", "proxy_headers": False}  # one protocol, and one truth about who asks
     try:
-        fleet.run(host=host, port=port, num_api_servers=1, timeout_keep_alive=75, http=partial(Wire, desk), **quiet)
+        quiet |= {"num_api_servers": limits.api_processes, "timeout_keep_alive": 75, "http": partial(Wire, desk)}
+        fleet.run(host=host, port=port, **quiet)
     except KeyboardInterrupt:
         pass
     except SystemExit:  # how uvicorn says that the port was taken in the meantime

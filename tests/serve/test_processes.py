@@ -1,0 +1,64 @@
+"Several HTTP processes and several workers behave as one server."
+
+import json
+import os
+import signal
+import urllib.request
+
+import pytest
+
+from seatrial.base.journal import Journal
+from seatrial.base.settings import load
+from seatrial.serve.server import launch
+from tests.serve.harbour import shelve, until, workers_of
+
+BODY = json.dumps({"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}).encode()
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory):
+    "A server of two HTTP processes and two workers: (running, settings)."
+    home = tmp_path_factory.mktemp("fleet")
+    shelve(home / "artifacts", {"sum": {"1.0.0": [1.0, 1.0]}})
+    told = {"PATHS_ARTIFACTS": str(home / "artifacts"), "SERVE_CONTROLLER": "false", "ENGINE_THREADS": "1"}
+    told |= {"SERVE_API_PROCESSES": "2", "SERVE_WORKERS": "2"}
+    settings = load(os.devnull, {f"SEATRIAL_{key}": value for key, value in told.items()})
+    with launch(settings=settings, port=0, log=home / "log") as running:
+        yield running, settings
+
+
+def asked(url, content=None):
+    "One exchange on a connection of its own, so that the kernel chooses the process."
+    with urllib.request.urlopen(urllib.request.Request(url, content, {"Connection": "close"}), timeout=20) as answer:
+        return answer.read().decode()
+
+
+def told(url, name):
+    "The value of a sample."
+    lines = [line for line in asked(url + "/metrics").splitlines() if line.startswith(name)]
+    return float(lines[0].rpartition(" ")[2]) if lines else 0.0
+
+
+def test_a_scrape_tells_what_all_processes_have_counted_whichever_it_reaches(fleet):
+    url = fleet[0].url
+    for _ in range(60):
+        assert json.loads(asked(url + "/v2/models/sum/infer", BODY))["outputs"][0]["data"] == [3]
+    assert {told(url, "seatrial_requests_total") for _ in range(8)} == {60.0}
+    until(lambda: told(url, "seatrial_worker_up") == 2)
+
+
+def test_both_processes_have_answered_and_all_of_it_is_on_record_once(fleet):
+    _, settings = fleet
+    with Journal.open(settings) as journal:
+        ids = journal.read("predictions")["request_id"].to_pylist()
+    assert len({id.partition("-")[0] for id in ids}) == 2 and len(ids) == len({*ids}) == 60
+
+
+def test_while_one_worker_is_dead_the_other_answers(fleet):
+    url = fleet[0].url
+    workers = workers_of(fleet[0])
+    assert len(workers) == 2
+    os.kill(workers[0], signal.SIGKILL)
+    for _ in range(20):
+        assert json.loads(asked(url + "/v2/models/sum/infer", BODY))["outputs"][0]["data"] == [3]
+    until(lambda: told(url, "seatrial_worker_up") == 2)
