@@ -18,9 +18,11 @@ from seatrial.base.journal import Journal
 from seatrial.base.record import Decision
 from seatrial.base.settings import CannotDo
 from seatrial.rollout.trial import Gate, Plan, plan_to_dict
-from seatrial.serve.client import Client, Visit, replay
+from seatrial.serve.client import Client
 from seatrial.serve.protocol import Refused
+from seatrial.serve.replay import replay
 from seatrial.serve.server import environment, is_ready, launch, ordered, serve
+from seatrial.serve.traffic import Visit
 from tests.serve.harbour import family, is_alive, settings_for, shelve, until, worker_of
 
 
@@ -52,9 +54,9 @@ def body(x, **more):
 
 def test_requests_of_several_models_and_versions_get_their_own_answers(sea, kept):
     client = kept(Client(sea[0].url))
-    assert client.infer("sum", {"x": [1, 2]}).outputs["y"].tolist() == [3]
-    assert client.infer("sum", {"x": [[1, 2]] * 70}, version="1.1.0").outputs["y"].tolist() == [-1] * 70
-    assert client.infer("triple", {"x": [5]}).outputs["y"].tolist() == [15]
+    assert client.predict("sum", {"x": [1, 2]}).outputs["y"].tolist() == [3]
+    assert client.predict("sum", {"x": [[1, 2]] * 70}, version="1.1.0").outputs["y"].tolist() == [-1] * 70
+    assert client.predict("triple", {"x": [5]}).outputs["y"].tolist() == [15]
 
 
 @pytest.mark.parametrize(
@@ -86,7 +88,7 @@ def test_bodies_that_cannot_be_unpacked_are_refused(sea, encoding, status):
 def test_an_outcome_sent_twice_counts_once(sea, kept):
     running, its = sea
     client = kept(Client(running.url))
-    answer = client.infer("sum", {"x": [1, 2]}, unit="u", segment="s")
+    answer = client.predict("sum", {"x": [1, 2]}, unit="u", segment="s")
     for _ in range(2):
         client.outcome(answer.id, "total", 3.5)
     rows = kept(Journal.open(its)).scored("total", request_id=answer.id).to_pylist()
@@ -96,7 +98,7 @@ def test_an_outcome_sent_twice_counts_once(sea, kept):
 def test_a_request_sent_twice_with_one_id_is_one_prediction(sea, kept):
     running, its = sea
     for _ in range(2):
-        assert kept(Client(running.url)).infer("sum", {"x": [1, 2]}, id="twice").id == "twice"
+        assert kept(Client(running.url)).predict("sum", {"x": [1, 2]}, id="twice").id == "twice"
     assert kept(Journal.open(its)).read("predictions", request_id="twice").num_rows == 1
 
 
@@ -116,7 +118,7 @@ def test_metadata_health_and_metrics_say_what_is_there(sea, kept):
     ]
     assert json.loads(raw(url, "/v2")[1])["name"] == "seatrial" and raw(url, "/health")[0] == 200
     assert json.loads(raw(url, "/v2/models/sum/versions/1.1.0/ready")[1])["ready"]
-    kept(Client(url)).infer("triple", {"x": [1]})
+    kept(Client(url)).predict("triple", {"x": [1]})
     assert 'seatrial_requests_total{model="triple",variant="champion",version="1.0.0"}' in raw(url, "/metrics")[1]
 
 
@@ -152,7 +154,7 @@ def test_a_client_that_sends_half_a_request_and_leaves_disturbs_nobody(sea, kept
     for _ in range(5):
         with socket.create_connection((host, int(port))) as half:
             half.sendall(b"POST /v2/models/sum/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n{")
-    assert kept(Client(sea[0].url)).infer("sum", {"x": [1, 2]}).outputs["y"].tolist() == [3]
+    assert kept(Client(sea[0].url)).predict("sum", {"x": [1, 2]}).outputs["y"].tolist() == [3]
 
 
 def test_a_live_shadow_gets_copies_and_answers_nobody(sea, kept):
@@ -161,8 +163,8 @@ def test_a_live_shadow_gets_copies_and_answers_nobody(sea, kept):
     plan = Plan("night", "sum", "1.0.0", "1.1.0", gates=GATE, kind="shadow", stages=(1.0,))
     journal.decide(Decision("start", "sum", "night", evidence=plan_to_dict(plan)))
     client = kept(Client(running.url))
-    until(lambda: client.infer("sum", {"x": [1, 2]}).trial == "night")
-    seen = [client.infer("sum", {"x": [1, 2]}, unit=f"u{i}") for i in range(20)]
+    until(lambda: client.predict("sum", {"x": [1, 2]}).trial == "night")
+    seen = [client.predict("sum", {"x": [1, 2]}, unit=f"u{i}") for i in range(20)]
     assert {(a.variant, a.version) for a in seen} == {("champion", "1.0.0")}
 
     def copies():
@@ -170,7 +172,7 @@ def test_a_live_shadow_gets_copies_and_answers_nobody(sea, kept):
 
     until(lambda: {a.id for a in seen} <= copies())
     journal.decide(Decision("abort", "sum", "night", evidence={"stage": 0}))
-    until(lambda: client.infer("sum", {"x": [1, 2]}).trial == "")
+    until(lambda: client.predict("sum", {"x": [1, 2]}).trial == "")
 
 
 def test_a_corrupt_version_is_refused_and_its_trial_is_answered_by_the_champion(tmp_path, kept):
@@ -184,9 +186,9 @@ def test_a_corrupt_version_is_refused_and_its_trial_is_answered_by_the_champion(
     with launch(settings=its, port=0, log=tmp_path / "log") as running:
         client = kept(Client(running.url, retries=0))
         with pytest.raises(Refused, match=r"model\.onnx is not what was registered") as refusal:
-            client.infer("sum", {"x": [1, 2]}, version="1.1.0")
+            client.predict("sum", {"x": [1, 2]}, version="1.1.0")
         assert refusal.value.status == 503
-        seen = [client.infer("sum", {"x": [1, 2]}, unit=f"u{i}") for i in range(40)]
+        seen = [client.predict("sum", {"x": [1, 2]}, unit=f"u{i}") for i in range(40)]
         assert {a.version for a in seen} == {"1.0.0"} and {a.trial for a in seen} == {"bad", ""}
         rows = kept(Journal.open(its)).read("predictions", trial="bad", variant="challenger").to_pylist()
         assert len(rows) == sum(a.trial == "" for a in seen) and {row["status"] for row in rows} == {"error"}
@@ -203,7 +205,7 @@ def test_a_killed_worker_hangs_nobody_and_comes_back(tmp_path, kept):
         assert all(what.startswith("503") for what in seen.errors)
         until(lambda: is_ready(running.url))
         assert worker_of(running) != victim
-        assert kept(Client(running.url)).infer("sum", {"x": [1, 2]}).outputs["y"].tolist() == [3]
+        assert kept(Client(running.url)).predict("sum", {"x": [1, 2]}).outputs["y"].tolist() == [3]
 
 
 def test_nobody_survives_a_killed_main_process(tmp_path):
@@ -224,7 +226,7 @@ def test_a_signal_to_the_whole_group_leaves_nobody_and_its_own_exit_status(tmp_p
     everybody = family(running.process.pid)
     client = kept(Client(running.url))
     for _ in range(3):
-        client.infer("sum", {"x": [1, 2]})
+        client.predict("sum", {"x": [1, 2]})
     os.killpg(running.process.pid, number)
     assert running.process.wait(40) == status
     running.stop()
@@ -298,7 +300,7 @@ def tried(artifacts, kept, weights):
     journal.decide(Decision("start", "sum", "bad", evidence=plan_to_dict(plan)))
     with launch(settings=its, port=0, log=artifacts / "log") as running:
         client = kept(Client(running.url, retries=0))
-        seen = [client.infer("sum", {"x": [1, 2]}, unit=f"u{i}") for i in range(30)]
+        seen = [client.predict("sum", {"x": [1, 2]}, unit=f"u{i}") for i in range(30)]
         wrong = raw(running.url, "/v2/models/sum/infer", body([[1, 2, 3, 4]]))[0]
         return seen, wrong, journal.read("predictions", trial="bad", variant="challenger").to_pylist()
 
@@ -323,7 +325,7 @@ def test_a_hung_worker_is_replaced(tmp_path, kept):
         until(lambda: is_ready(running.url))
         until(lambda: not is_alive(victim))
         until(lambda: raw(running.url, "/v2/models/sum/infer", body([[1, 2]]))[0] == 200)
-        assert kept(Client(running.url)).infer("sum", {"x": [1, 2]}).outputs["y"].tolist() == [3]
+        assert kept(Client(running.url)).predict("sum", {"x": [1, 2]}).outputs["y"].tolist() == [3]
 
 
 def test_of_two_servers_that_start_at_one_moment_on_one_port_one_serves_and_one_says_why_not(tmp_path):
@@ -351,5 +353,5 @@ def test_a_client_that_leaves_is_forgotten_and_its_answer_is_not_recorded_twice(
     for _ in range(3):
         with socket.create_connection((host, int(port))) as brief:
             brief.sendall(head + content)
-    assert kept(Client(running.url)).infer("sum", {"x": [1, 2]}).outputs["y"].tolist() == [3]
+    assert kept(Client(running.url)).predict("sum", {"x": [1, 2]}).outputs["y"].tolist() == [3]
     assert kept(Journal.open(its)).read("predictions", request_id="gone").num_rows <= 1

@@ -81,9 +81,9 @@ def stop(process, limit_s: float = 15) -> None:
             process.wait()
 
 # %% ../../../nbs/app/03_demo.ipynb #302c4a23
-def visits(story: Story, part: str) -> Iterator:  # of seatrial.serve.client.Visit
+def visits(story: Story, part: str) -> Iterator:  # of seatrial.serve.traffic.Visit
     "Snippets as requests of returning clients, each once."
-    from seatrial.serve.client import Visit
+    from seatrial.serve.traffic import Visit
 
     rng = np.random.default_rng(len(part))
     table, domain = story.parts[part], "film" if part == "traffic" else part
@@ -113,7 +113,7 @@ def send(story: Story, client, source: Iterator, total: int | None = None, words
     "Replay requests at the voyage's pace, with a bar; what the clients saw."
     from tqdm import tqdm
 
-    from seatrial.serve.client import replay
+    from seatrial.serve.replay import replay
 
     with tqdm(total=total, desc=f"  {words}", unit=" requests", disable=None, leave=False) as bar:
         seen = replay(
