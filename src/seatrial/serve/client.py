@@ -256,17 +256,3 @@ class Client(Asking):
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-# %% ../../../nbs/serve/55_client.ipynb #d0ebdc87
-Client.infer = Client.predict  # type: ignore[attr-defined]  # for callers of the first version
-
-
-def __getattr__(name: str) -> Any:
-    "Names that moved to other modules."
-    from importlib import import_module
-
-    if name in ("Visit", "returning"):
-        return getattr(import_module("seatrial.serve.traffic"), name)
-    if name in ("replay", "Summary"):
-        return getattr(import_module("seatrial.serve.replay"), name)
-    raise AttributeError(f"seatrial.serve.client has no {name!r}")
