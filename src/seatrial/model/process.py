@@ -41,7 +41,7 @@ def robust(
     rows[:, np.isnan(rows).all(0)] = 0  # never measured: no middle, no spread
     low, middle, high = np.nanquantile(rows, [0.1, 0.5, 0.9], axis=0)
     spread = np.where(high > low, (high - low) / 2.5631, np.nanstd(rows, axis=0))
-    return middle, np.divide(1, spread, out=np.zeros_like(spread), where=spread > 1e-9 * np.abs(middle))
+    return middle, np.divide(1, spread, out=np.zeros_like(spread), where=spread > 1e-9 * np.abs(middle) + 1e-300)
 
 # %% ../../../nbs/model/11_process.ipynb #5a163edf
 class Committee(nn.Module):
