@@ -202,14 +202,15 @@ async def metrics(
     states = [mine, *await others(private(office))]
     return Said(exposition.text(states, office.settings.serve.price_per_hour), 200, PROMETHEUS)
 
-# %% ../../../nbs/serve/59_answers.ipynb #36b9ed3f
+# %% ../../../nbs/serve/59_answers.ipynb #ac9098ca
 def healthy(
     office: Office,
 ) -> tuple[int, dict]:  # HTTP status, what to say
     "Whether predictions can be had; the workers' own reasons beside ours."
     status, said = health(office)
     resting = [f"{one.worker}: {one.reason}" for one in standings(private(office)) if one.state != "up" and one.reason]
-    return status, said | {"reasons": [*said["reasons"], *resting]}
+    ring = [office.guard.ring.trouble] if office.guard and office.guard.ring.trouble else []
+    return status, said | {"reasons": [*said["reasons"], *ring, *resting]}
 
 # %% ../../../nbs/serve/59_answers.ipynb #6cd9af92
 async def ready(
