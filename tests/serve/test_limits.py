@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from seatrial.serve import limits
 from seatrial.serve.limits import Limiter, admit, deeper, fields, shallow, turn
 from seatrial.serve.protocol import Refused
 
@@ -86,6 +87,16 @@ def nesting(value):
 def test_depth_is_that_of_the_document_whatever_its_strings_say(document, ascii):
     body, depth = json.dumps(document, ensure_ascii=ascii).encode(), nesting(document)
     assert not deeper(body, depth) and (depth == 0 or deeper(body, depth - 1))
+
+
+@given(JSON, st.integers(1, 40))
+def test_blocks_do_not_change_what_is_found(document, size):
+    body, depth = json.dumps(document).encode(), nesting(document)
+    before, limits.BLOCK = limits.BLOCK, size
+    try:
+        assert not deeper(body, depth) and (depth == 0 or deeper(body, depth - 1))
+    finally:
+        limits.BLOCK = before
 
 
 @given(st.binary(max_size=200), st.integers(0, 40))
