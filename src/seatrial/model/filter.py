@@ -1,6 +1,6 @@
 r"""How much spam is caught if at most one honest message in a hundred may be stopped?
 
-**Method.** A text is a bag of $n$ hashed n-grams ([preparation](../engine/02_preparation.ipynb)). Each n-gram $g$ has one weight for each policy $j$ (spam, link, phone …), and the score of a policy is
+**Method.** A text is a bag of $n$ hashed n-grams ([preparation](../engine/03_preparation.ipynb)). Each n-gram $g$ has one weight for each policy $j$ (spam, link, phone …), and the score of a policy is
 
 $$s_j = b_j + \frac{1}{\sqrt n} \sum_{i=1}^{n} W_{g_i j}$$
 
