@@ -49,7 +49,7 @@ class Plain:
     ticket: Ticket  # of the request
     outputs: dict[str, np.ndarray]  # those that the client wants, rows of this request only
 
-# %% ../../../nbs/serve/37_ticket.ipynb #5d282205
+# %% ../../../nbs/serve/37_ticket.ipynb #2abdcdaf
 @dataclass(slots=True)
 class Batchful:
     "The outputs of a batch, ready to be told."
@@ -59,7 +59,7 @@ class Batchful:
     texts: Mapping[str, Sequence[bytes]]  # the same, row by row
     shapes: tuple  # what they look like, as `mould` wants to know it
 
-
+# %% ../../../nbs/serve/37_ticket.ipynb #1c8af661
 def batchful(
     key: tuple[str, str],  # model, version
     arrays: Mapping[str, np.ndarray],  # outputs of all rows
