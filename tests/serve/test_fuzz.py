@@ -1,4 +1,5 @@
 import contextlib
+import copy
 import gzip
 import itertools
 import json
@@ -148,7 +149,7 @@ KINDS = {
 @st.composite
 def hurt(draw, documents):
     "A document in which one thing is replaced, left out or added."
-    document = draw(documents)
+    document = copy.deepcopy(draw(documents))
     places, inside = [], [document]
     while inside:
         here = inside.pop()
@@ -327,6 +328,7 @@ def test_no_question_that_the_contract_suggests_makes_the_server_fail(reef):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_no_question_of_many_makes_the_server_fail(reef):
     print(swim_by_schema(reef, 20_000))
 
@@ -465,5 +467,6 @@ def test_no_bytes_on_a_connection_make_the_server_fail(reef):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_no_bytes_of_many_make_the_server_fail(reef):
     print(swim_by_bytes(reef, 20_000))

@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 import socket
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from seatrial.serve.server import launch
 from tests.serve.harbour import (
     Speaker,
     family,
+    is_alive,
     linear,
     listener_of,
     peak_mb,
@@ -232,6 +234,49 @@ def test_nothing_from_the_network_is_ever_unpickled(fort, tmp_path):
     assert not mark.exists()
     pickle.loads(shells[0])
     assert mark.exists()  # the canary does sing where it is heard
+
+
+def bombs():
+    "Small bodies that are large: (name, headers, content)."
+    zeros = bytes(200 * 2**20)
+    deep = b"[" * 2_000_000
+    yield "gzip", ["Content-Encoding: gzip"], gzip.compress(zeros, 9)
+    yield "deflate", ["Content-Encoding: deflate"], zlib.compress(zeros, 9)
+    yield "many streams", ["Content-Encoding: gzip"], gzip.compress(zeros[: 2**20], 9) * 300
+    yield "bare deflate", ["Content-Encoding: deflate"], zlib.compress(zeros, 9)[2:-4]
+    yield "deep", [], deep
+    yield "deep objects", [], b'{"a":' * 700_000
+    yield "deep and packed", ["Content-Encoding: gzip"], gzip.compress(deep)
+    yield "deep data", [], b'{"inputs":[{"name":"x","shape":[1],"datatype":"FP32","data":' + deep
+    yield "deep and closed", [], b'{"inputs":' + b"[" * 500_000 + b"]" * 500_000 + b"}"
+    yield (
+        "long number",
+        [],
+        b'{"inputs":[{"name":"x","shape":[1,2],"datatype":"INT64","data":[' + b"9" * 3_000_000 + b",1]}]}",
+    )
+    yield (
+        "wide shape",
+        [],
+        json.dumps({"inputs": [{"name": "x", "shape": [2**31 - 1] * 9, "datatype": "FP32", "data": [1]}]}).encode(),
+    )
+    yield "long", [], bytes(17 * 2**20)
+
+
+def test_bombs_are_refused_and_cost_little_memory(fort):
+    running, _, keys = fort
+    listener = listener_of(running)
+    before = peak_mb([listener])
+    for name, headers, content in bombs():
+        for path in ("/v2/models/sum/infer", "/v1/outcomes", "/invocations?model=sum"):
+            with Speaker(running.url) as speaker:
+                with contextlib.suppress(ConnectionError):
+                    speaker.socket.sendall(spelt(content, path, "POST", [*bearer(keys["predict"]), *headers]))
+                status, _, said = speaker.answer()
+                assert status in (400, 413) and len(said) < 2000, (name, path, status, said[:200])
+        assert is_alive(listener), name
+    assert peak_mb([listener]) - before < 60  # serve.body_max_mb is 4
+    with Speaker(running.url) as speaker:
+        assert speaker.say(BODIES["Infer"], headers=bearer(keys["predict"]))[0] == 200
 
 
 def test_a_refused_body_is_not_kept_in_memory(fort):
