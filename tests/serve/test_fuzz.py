@@ -38,7 +38,10 @@ def reef(tmp_path_factory):
     models |= {"canary": {"1.0.0": [2.0, 3.0]}, "small": {"1.0.0": "INT8"}}
     shelve(home, models, lambda folder, it: echo(folder, it) if isinstance(it, str) else linear(folder, it))
     with launch(settings=settings_for(home), port=0, log=home / "log") as running:
-        yield Reef(running)
+        reef = Reef(running)
+        yield reef
+        reef.bird.close()
+        reef.talk.close()
 
 
 class Reef:
