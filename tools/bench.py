@@ -3,6 +3,8 @@
 usage: python -m tools.bench [serve] [engine] [journal] [stats] [bandit] [drift]      (all of these without a name)
        python -m tools.bench looks      (the false alarms of 10,000 watched experiments a row: long)
        python -m tools.bench shrink     (trains MiniLM first, then what `fit` keeps at each batch size: minutes)
+       python -m tools.bench start idle binary kills minilm overload tracing      (what a server must stand: minutes;
+                                        with --long 100 kills, and overload for 60 s)
 """
 
 import argparse
@@ -23,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tools.sea import LONG, SECTIONS
 from tools.wire import DRIVER, cpu_s, family, load
 
 JSON = {"Content-Type": "application/json"}
@@ -744,12 +747,21 @@ def side_by_side(engines, rows, batches, seconds, clock, what):
     table(f"What is kept beside the plain graph, tokenizing included, taking turns: {what}; {before}", head, lines)
 
 
+def tabled(section):
+    "Print the tables of a section of tools/sea.py, as they are found."
+    for title, head, rows in section:
+        table(title, head, rows)
+
+
 def main():
     usual = {"serve": serve, "engine": engine, "journal": journal, "stats": stats, "bandit": bandit, "drift": drift}
     known = usual | {"looks": looks, "shrink": shrink}
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    args.add_argument("what", nargs="*", help=f"any of {', '.join(known)}")
-    wanted = args.parse_args().what or list(usual)
+    args.add_argument("what", nargs="*", help=f"any of {', '.join([*known, *SECTIONS])}")
+    args.add_argument("--long", action="store_true", help="100 kills, and overload for 60 s")
+    asked = args.parse_args()
+    wanted, more = asked.what or list(usual), LONG if asked.long else {}
+    known |= {name: lambda n=name: tabled(SECTIONS[n](**more.get(n, {}))) for name in SECTIONS}
     if unknown := set(wanted) - known.keys():
         args.error(f"what must be among {', '.join(known)}, got {', '.join(sorted(unknown))}")
     print(machine())
