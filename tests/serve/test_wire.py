@@ -70,6 +70,15 @@ def test_requests_sent_before_the_last_answer_are_answered_in_order(sea):
     assert all(value(a) == [i] for i, a in enumerate(answers) if i not in (7, 11))
 
 
+def test_many_large_requests_sent_at_once_are_all_answered(sea):
+    rows = [[[i, j] for j in range(600)] for i in range(40)]  # every read holds the end of one and the head of the next
+    with Caller(sea[0].url) as caller:
+        sender = threading.Thread(target=caller.socket.sendall, args=(b"".join(request(body(x)) for x in rows),))
+        sender.start()
+        assert [value(caller.answer())[1] for _ in rows] == [i + 1 for i in range(40)]
+        sender.join()
+
+
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.integers(1, 400), max_size=6), st.integers(1, 4))
 def test_a_request_gets_its_answer_however_the_stream_is_cut(sea, cuts, n):

@@ -108,13 +108,14 @@ def hang_up(
 ODD = frozenset({b"expect", b"content-encoding", b"upgrade", b"inference-header-content-length"})  # headers
 WORDS = (b"binary_data", b'"timeout"', b'"priority"', b'"sequence_', b'"classification"')  # parameters
 
-# %% ../../../nbs/serve/47_wire.ipynb #91fdca8e
+# %% ../../../nbs/serve/47_wire.ipynb #69b7acde
 class Wire(Patient):
     "uvicorn's HTTP protocol with a short cut for infer requests."
 
     def __init__(self, desk: Desk, **given: Any):
         super().__init__(**given)
-        self.desk, self.where, self.pieces, self.odd, self.heading = desk, None, None, False, 0
+        self.desk, self.where, self.pieces, self.odd = desk, None, None, False
+        self.heading, self.shared = 0, False  # bytes of a head without its end; whether this read held its forerunner
 
     def on_message_begin(self):
         self.url, self.headers, self.odd = b"", [], False  # uvicorn is told later, if at all
@@ -136,7 +137,7 @@ class Wire(Patient):
         super().on_body(body) if self.pieces is None else self.pieces.append(body)
 
     def on_message_complete(self):
-        self.inside, pieces, self.pieces = False, self.pieces, None
+        self.inside, self.shared, pieces, self.pieces = False, True, self.pieces, None
         if pieces is None:
             return super().on_message_complete()
         body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
@@ -146,6 +147,7 @@ class Wire(Patient):
         begun(self, body)
 
     def data_received(self, data):
+        self.shared = False
         super().data_received(data)
         if self.inside and not self.transport.is_closing():
             unfinished(self, len(data))
@@ -153,14 +155,14 @@ class Wire(Patient):
 # %% ../../../nbs/serve/47_wire.ipynb #6f84fa77
 HEADERS_MAX = 64 * 2**10  # bytes of a request before its body
 
-# %% ../../../nbs/serve/47_wire.ipynb #42b4e1e6
+# %% ../../../nbs/serve/47_wire.ipynb #ea2bb0e3
 def unfinished(
     wire: Wire,  # in the middle of a request
     size: int,  # bytes that were read last
 ) -> None:
     "Send a request whose body is still coming the ordinary way; refuse headers without an end."
     if not wire.headed:
-        wire.heading += size
+        wire.heading += 0 if wire.shared else size  # most of a shared read was the request before it
         if wire.heading > HEADERS_MAX:
             hang_up(wire, Refused(431, f"the headers must be at most {HEADERS_MAX} bytes"))
     elif wire.pieces is not None:
