@@ -55,16 +55,18 @@ def test_a_socket_that_nobody_listens_at_is_removed_and_noise_is_left_out(folder
 
 def test_a_silent_process_costs_its_patience_and_no_more(folder):
     async def story():
-        enough = asyncio.Event()
+        enough, over = asyncio.Event(), asyncio.Event()
 
         async def silence(_, writer):
             await enough.wait()
             writer.close()
+            await writer.wait_closed()
+            over.set()
 
         server = await asyncio.start_unix_server(silence, folder / "front-1.sock")
-        said = await asked(folder / "front-1.sock", patience_s=0.02)
+        said = await asked(folder / "front-1.sock", patience_s=0.2)
         enough.set()
-        await asyncio.sleep(0)
+        await over.wait()
         server.close()
         return said
 

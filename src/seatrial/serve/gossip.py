@@ -41,22 +41,24 @@ async def listening(
     path.unlink(missing_ok=True)
     return await asyncio.start_unix_server(say, path)
 
-# %% ../../../nbs/serve/32_gossip.ipynb #d569e2a2
+# %% ../../../nbs/serve/32_gossip.ipynb #15ec710a
 async def asked(
     path: Path,  # of another process
     patience_s: float = 1.0,
 ) -> dict | None:  # None: nobody is there, or nobody answers
     "What another process says."
+    writer = None
     try:
         async with asyncio.timeout(patience_s):
             reader, writer = await asyncio.open_unix_connection(path)
-            said = await reader.read()
-            writer.close()
-        return orjson.loads(said)
+            return orjson.loads(await reader.read())
     except ConnectionRefusedError:
         path.unlink(missing_ok=True)
     except (OSError, TimeoutError, orjson.JSONDecodeError):
         pass
+    finally:
+        if writer is not None:
+            writer.close()
     return None
 
 # %% ../../../nbs/serve/32_gossip.ipynb #8f9394e9

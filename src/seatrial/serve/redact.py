@@ -34,12 +34,14 @@ def luhn(
     doubled = (sum(divmod(2 * d, 10)) for d in digits[-2::-2])
     return 13 <= len(digits) <= 19 and (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0
 
-# %% ../../../nbs/serve/09_redact.ipynb #0a198fc1
+# %% ../../../nbs/serve/09_redact.ipynb #51ba2fd3
 def iban(
     text: str,  # with or without spaces
 ) -> bool:
     "Whether letters and digits are an account number."
-    plain = text.replace(" ", "").upper()
+    plain, (*groups, _) = text.replace(" ", "").upper(), text.split(" ")
+    if any(len(group) != 4 for group in groups):
+        return False
     return 15 <= len(plain) <= 34 and int("".join(str(int(c, 36)) for c in plain[4:] + plain[:4])) % 97 == 1
 
 # %% ../../../nbs/serve/09_redact.ipynb #92a384aa
