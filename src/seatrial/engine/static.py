@@ -101,7 +101,7 @@ def _reach(model: Any, tensors: Sequence[Mapping[str, np.ndarray]], names: set[s
 def _divisors(reach: np.ndarray, most: float = 4.0) -> np.ndarray | None:
     "What each channel is divided by; None where there is no giant, or no middle to compare it with."
     middle = float(np.median(reach))
-    if not 0 < most * middle < reach.max() < np.inf:
+    if not 0 < most * middle < reach.max() < 1e6 * middle:
         return None
     return np.maximum(1, reach / (most * middle)).astype(np.float32)
 
