@@ -143,13 +143,14 @@ def test_a_death_under_load_costs_nobody_an_answer(pair):
     assert set(crowd.seen()) == {200} and not crowd.hung
 
 
-def test_two_deaths_at_once_cost_nobody_an_answer(pair):
+def test_two_deaths_at_once_hang_nobody_and_refuse_at_most_who_was_inside_both(pair):
     with Crowd(pair.url) as crowd:
         crowd.wait_for(40)
         for worker in workers_of(pair):
             os.kill(worker, signal.SIGKILL)
         crowd.wait_for(80)
-    assert set(crowd.seen()) == {200} and not crowd.hung
+    seen = crowd.seen()
+    assert not crowd.hung and set(seen) <= {200, 503} and seen[503] <= len(crowd.threads)  # one request a client
 
 
 def test_a_dead_keeper_takes_its_worker_along_and_both_come_back(pair):
