@@ -1,10 +1,12 @@
 """Measure what the project claims, side by side: rivals take turns, medians are printed, and the machine is named.
 
-usage: python -m tools.bench [serve] [engine] [journal] [stats] [bandit] [drift]      (all of these without a name)
-       python -m tools.bench looks      (the false alarms of 10,000 watched experiments a row: long)
-       python -m tools.bench shrink     (trains MiniLM first, then what `fit` keeps at each batch size: minutes)
-       python -m tools.bench start idle binary kills minilm overload tracing      (what a server must stand: minutes;
-                                        with --long 100 kills, and overload for 60 s)
+usage: python -m tools.bench [NAME …]      (all but `looks` without a name: about half an hour)
+
+serve engine journal stats bandit drift    rivals, and what every room costs
+shrink                                     trains MiniLM first, then what `fit` keeps at each batch size
+start idle binary kills minilm overload tracing
+                                           what a server must stand; with --long 100 kills, and overload for 60 s
+looks                                      the false alarms of 10,000 watched experiments a row: long
 """
 
 import argparse
@@ -755,12 +757,13 @@ def tabled(section):
 
 def main():
     usual = {"serve": serve, "engine": engine, "journal": journal, "stats": stats, "bandit": bandit, "drift": drift}
-    known = usual | {"looks": looks, "shrink": shrink}
+    usual |= {"shrink": shrink}
+    known = usual | {"looks": looks}
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("what", nargs="*", help=f"any of {', '.join([*known, *SECTIONS])}")
     args.add_argument("--long", action="store_true", help="100 kills, and overload for 60 s")
     asked = args.parse_args()
-    wanted, more = asked.what or list(usual), LONG if asked.long else {}
+    wanted, more = asked.what or [*usual, *SECTIONS], LONG if asked.long else {}
     known |= {name: lambda n=name: tabled(SECTIONS[n](**more.get(n, {}))) for name in SECTIONS}
     if unknown := set(wanted) - known.keys():
         args.error(f"what must be among {', '.join(known)}, got {', '.join(sorted(unknown))}")
