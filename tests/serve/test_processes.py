@@ -63,7 +63,8 @@ def answered(url):
             return json.loads(asked(url + "/v2/models/sum/infer", BODY))["outputs"][0]["data"]
         except urllib.error.HTTPError as refusal:
             with refusal:
-                assert refusal.code == 503 and refusal.headers["retry-after"], refusal.read()
+                if refusal.code != 503 or not refusal.headers["retry-after"]:
+                    raise
             time.sleep(0.1)
     raise AssertionError("nobody answered")
 
