@@ -41,19 +41,16 @@ def told(url, name):
     return float(lines[0].rpartition(" ")[2]) if lines else 0.0
 
 
-def test_a_scrape_tells_what_all_processes_have_counted_whichever_it_reaches(fleet):
-    url = fleet[0].url
+def test_whichever_process_is_asked_it_tells_what_all_have_counted_and_all_of_it_is_on_record_once(fleet):
+    running, settings = fleet
+    url, before = running.url, told(running.url, "seatrial_requests_total")
     for _ in range(60):
-        assert json.loads(asked(url + "/v2/models/sum/infer", BODY))["outputs"][0]["data"] == [3]
-    assert {told(url, "seatrial_requests_total") for _ in range(8)} == {60.0}
-    until(lambda: told(url, "seatrial_worker_up") == 2)
-
-
-def test_whichever_process_answered_all_of_it_is_on_record_once(fleet):
-    _, settings = fleet
+        assert answered(url) == [3]
+    counts = {told(url, "seatrial_requests_total") for _ in range(8)}
     with Journal.open(settings) as journal:
         ids = journal.read("predictions")["request_id"].to_pylist()
-    assert len({id.partition("-")[0] for id in ids}) <= 2 and len(ids) == len({*ids}) == 60
+    assert counts == {before + 60} == {float(len(ids))} and len(ids) == len({*ids})
+    until(lambda: told(url, "seatrial_worker_up") == 2, 60)
 
 
 def answered(url):
