@@ -72,3 +72,4 @@ def test_while_one_worker_is_dead_the_other_answers(fleet):
     os.kill(workers_of(fleet[0])[0], signal.SIGKILL)
     assert [answered(url) for _ in range(20)] == [[3]] * 20
     until(lambda: len(workers_of(fleet[0])) == 2 and told(url, "seatrial_worker_up") == 2, 60)
+    assert told(url, "seatrial_worker_deaths") >= 1

@@ -190,7 +190,7 @@ def private(
     "Where the processes of a server find each other."
     return Path(office.lane.links[0].path).parent
 
-# %% ../../../nbs/serve/45_answers.ipynb #9006af0a
+# %% ../../../nbs/serve/45_answers.ipynb #eabf4730
 async def metrics(
     office: Office,
     call: Call,
@@ -198,6 +198,7 @@ async def metrics(
     "Counters and histograms, exact over all processes."
     mine, on_gpus = state(office.tally), office.settings.serve.device != "cpu"
     seen = await gauge.now(office.lane, office.journal, BEGAN_S, on_gpus)
+    seen["worker_deaths"] = sum(one.deaths for one in standings(private(office)))
     mine["gauges"] += [[name, *pair] for name, value in seen.items() for pair in spread(value)]
     states = [mine, *await others(private(office))]
     return Said(exposition.text(states, office.settings.serve.price_per_hour), 200, PROMETHEUS)

@@ -236,7 +236,7 @@ def absent(
 # %% ../../../nbs/serve/42_arrival.ipynb #4937b91e
 TICK_S = 0.05  # between two looks at those who wait
 
-# %% ../../../nbs/serve/42_arrival.ipynb #2fe1c4f6
+# %% ../../../nbs/serve/42_arrival.ipynb #5aaa70cb
 def tick(
     office: Office,  # what all requests share
 ) -> None:
@@ -244,7 +244,7 @@ def tick(
     lane, now, limit_s = office.lane, time.monotonic(), office.settings.serve.timeout_s
     office.ticking = False  # should what follows fail, the next request starts the timer again
     waits = sweep(lane, limit_s)
-    counted(office.tally, "worker_deaths", by=dismissed(lane, 2 * limit_s))
+    counted(office.tally, "worker_hangs", by=dismissed(lane, 2 * limit_s))
     for job in waiting(lane):
         ticket = job.ticket
         if ticket.receive and ticket.watcher is None and now - job.arrived_s > 0.25:

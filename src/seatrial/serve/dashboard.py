@@ -101,9 +101,9 @@ WORK = (
     panel("What do a thousand rows cost?", "short", WHO, f"seatrial_cost_per_1000{SELECTED}"),
 )
 
-# %% ../../../nbs/serve/31_dashboard.ipynb #69a8e940
+# %% ../../../nbs/serve/31_dashboard.ipynb #9fc96056
 HITS, MISSES = (rate(f"cache_{what}_total", "model", "") for what in ("hits", "misses"))
-DEATHS, BY = rate("worker_deaths_total", "job", ""), rate("fallbacks_total", "model, version, by", "")
+DEATHS, BY = "seatrial_worker_deaths", rate("fallbacks_total", "model, version, by", "")
 LOST = ("answers", "seatrial_journal_unrecorded_total", "lines", "seatrial_access_lost_total")
 MACHINE = (
     panel("Are the workers there?", "short", "up", "seatrial_worker_up", "deaths", DEATHS),

@@ -39,25 +39,21 @@ class Counter(NamedTuple):
     meaning: str
     labels: tuple[str, ...] = ()
 
-# %% ../../../nbs/serve/30_exposition.ipynb #585f35a3
+# %% ../../../nbs/serve/30_exposition.ipynb #381047bd
 COUNTERS = {
     "outcomes": Counter("Outcomes accepted."),
     "cache_hits": Counter("Requests answered from the cache.", KEY),
     "cache_misses": Counter("Requests that the cache had no answer for.", KEY),
     "cache_joins": Counter("Requests that shared the computation of an equal one in flight.", KEY),
-    "cache_evictions": Counter("Answers that left the cache for want of room."),
     "rate_limited": Counter("Requests refused because their client sent too many.", ("caller",)),
     "unauthorized": Counter("Requests refused for want of a key or a right.", ("status",)),
     "breaker_opened": Counter("Times that a version was no longer asked because it kept failing.", KEY),
     "fallbacks": Counter("Requests answered by somebody else than the version they were meant for.", (*KEY, "by")),
-    "retries": Counter("Requests sent to a worker again, because the first one died."),
-    "worker_deaths": Counter("Workers that died or were killed because they hung."),
+    "worker_hangs": Counter("Workers that were killed because they hung."),
     "pool_loads": Counter("Versions loaded.", KEY),
     "pool_load_failures": Counter("Versions that could not be loaded.", KEY),
-    "pool_evictions": Counter("Versions unloaded to make room.", KEY),
     "journal_unrecorded": Counter("Answers that were given and are not on record."),
     "access_lost": Counter("Lines of the access log that could not be written."),
-    "shadow_dropped": Counter("Copies for a shadow that made room for live requests.", KEY),
 }
 
 # %% ../../../nbs/serve/30_exposition.ipynb #cb86177a
@@ -68,7 +64,7 @@ class Gauge(NamedTuple):
     labels: tuple[str, ...] = ()
     together: Callable[[Iterable[float]], float] = sum  # of several processes
 
-# %% ../../../nbs/serve/30_exposition.ipynb #95373962
+# %% ../../../nbs/serve/30_exposition.ipynb #4fdbf165
 GAUGES = {
     "queue_rows": Gauge("Rows that wait."),
     "queue_bytes": Gauge("Input that waits, in bytes."),
@@ -76,6 +72,7 @@ GAUGES = {
     "in_flight": Gauge("Requests inside workers."),
     "drain_seconds": Gauge("Predicted time until all that waits is done.", (), max),
     "worker_up": Gauge("Workers that are connected.", (), max),
+    "worker_deaths": Gauge("Deaths of workers since the server started.", (), max),
     "versions_loaded": Gauge("Versions that workers hold.", (), max),
     "pool_bytes": Gauge("Memory of a loaded version.", KEY, max),
     "pool_limit_bytes": Gauge("Memory that all loaded versions may occupy.", (), max),

@@ -199,7 +199,7 @@ class Front:
         if scope["type"] == "http":
             return await ours(self.office, scope, receive, send)
 
-# %% ../../../nbs/serve/48_front.ipynb #6edefa98
+# %% ../../../nbs/serve/48_front.ipynb #2d80bbdb
 async def tidied(
     office: Office,  # what all requests share
     pause_s: float = 0.25,
@@ -208,7 +208,9 @@ async def tidied(
     while office.access is not None or office.cache is not None:
         await asyncio.sleep(pause_s)
         if office.access is not None:
+            lost = office.access.lost
             flush(office.access)
+            counted(office.tally, "access_lost", by=office.access.lost - lost)
         if office.cache is not None:
             purge(office.cache, time.monotonic())
 
