@@ -10,7 +10,7 @@ r"""When should a server stop asking a version that fails, and how does it find 
 
 A closed breaker that opens forgets what it counted, so that a version that works again starts afresh. What counts as a failure is the version's own doing: an answer that it could not compute, or not in time. A request that was wrong (400) or a queue that was full (429) says nothing about it.
 
-While a breaker is open, somebody else answers, and the answer says who: the champion for a challenger, a kept answer for the same question, or the answer that the version's card states as its default; if there is none of them, 503 at once, which is kinder than 504 after ten seconds. All counts are given by batches, and time is an argument.
+While a breaker is open, the champion answers for a challenger, and the answer says so. For a champion there is 503 at once, which is kinder than 504 after ten seconds; a default that its card states can be read with `stated`, but the server does not give it by itself yet. All counts are given by batches, and time is an argument.
 
 Docs: https://seatrial.github.io/seatrial/serve/breaker.html.md"""
 
