@@ -147,7 +147,9 @@ except ValueError as error:
 
 def test_torchrun_shares_the_work_of_the_same_function_and_other_rows_are_refused(tmp_path):
     (tmp_path / "sail.py").write_text(SAIL)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    # the address is told, for a machine may not know its own name
+    how = ["--standalone", "--local-addr=127.0.0.1", "--nproc-per-node=2"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", *how]
     env = {**os.environ, "PYTHONPATH": os.getcwd(), "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     command = [*launcher, str(tmp_path / "sail.py"), str(tmp_path)]
     subprocess.run(command, check=True, env=env, capture_output=True, timeout=120)
