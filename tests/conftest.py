@@ -10,7 +10,7 @@ import hypothesis  # noqa: F401 (else its plugin imports it at the end of a run,
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-TOGETHER = ("serve", "docs", "operate")  # rooms whose tests share one server, one site or one registry
+TOGETHER = ("serve", "client", "docs", "operate")  # rooms whose tests share one server, one site or one registry
 
 
 def changed_files():

@@ -98,9 +98,14 @@ HELP = "from seatrial.app.cli import run\nrun(['--help'])"
         ("import seatrial.engine.runtime", {"torch", "mlflow", "sqlalchemy"}),
         ("import seatrial.registry.versions", {"mlflow", "torch"}),
         ("import seatrial.serve.server", {"torch", "mlflow", "pandas", "sklearn"}),
+        (
+            "from seatrial import AsyncClient, Client\nimport seatrial.client.ceiling",
+            {"onnxruntime", "litserve", "torch", "tokenizers", "sqlalchemy", "scipy", "pandas", "fastapi", "uvicorn"}
+            | {"aiohttp", "httpx", "requests", "opentelemetry"},
+        ),
         ("import seatrial.report.runner", {"mlflow", "papermill", "torch"}),
     ],
-    ids=["help", "package", "base", "stats and drift", "rollout", "engine", "registry", "serve", "report"],
+    ids=["help", "package", "base", "stats and drift", "rollout", "engine", "registry", "serve", "client", "report"],
 )
 def test_what_is_heavy_stays_out(code, never):
     assert not loaded_after(code) & never

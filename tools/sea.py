@@ -295,8 +295,7 @@ def idle(seconds=20):
 def binary(seconds=1.5):
     "A row of 600 kB as bytes and as JSON."
     import orjson
-
-    from seatrial.serve.client import Client
+    from seatrial.client.blocking import Client
 
     bundle = total()
     shape = [1, *bundle.signature.inputs[0].shape[1:]]
@@ -415,7 +414,7 @@ def kills(times=20, clients=16):
 
 def offered(url, seconds, connections=64, stretches=()):
     "Single texts for the scorer."
-    from seatrial.serve.load import load as texts
+    from seatrial.client.load import load as texts
 
     rows = [{"text": [text]} for text in snippets()]
     return texts(url, "scorer", stretches, rows=rows, seconds=seconds, connections=connections, timeout_s=30)
@@ -458,7 +457,7 @@ def minilm(seconds=4.0, rounds=3):
 
 def overload(seconds=20, queue=256):
     "Three times what the server can do, whether or not it answers."
-    from seatrial.serve.traffic import Stretch
+    from seatrial.client.traffic import Stretch
 
     with served(shelved(scorer(), "scorer"), serve_queue_max_rows=queue) as running:
         pids, title = family(running.process.pid), busy()

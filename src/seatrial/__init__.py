@@ -28,6 +28,16 @@ Modules:
 - `seatrial.base.record`: What is written down about a served model, and what is refused before it is written?
 - `seatrial.base.settings`: What may an operator change, and what happens when they mistype it?
 - `seatrial.base.spool`: How does an answer's record survive the process that sent it, for a few microseconds?
+- `seatrial.client.asynchronous`: How does one program keep a hundred questions in the air?
+- `seatrial.client.blocking`: How does a program ask a server, and what does it never have to think about?
+- `seatrial.client.ceiling`: What is the highest rate at which 99 of 100 users are still served in time?
+- `seatrial.client.connection`: How does a request travel on an event loop, at little cost to the one who asks?
+- `seatrial.client.dialogue`: What does a client say to a server, sync or async?
+- `seatrial.client.load`: What does a server do under a stated load, and how sure is its 99th percentile?
+- `seatrial.client.patience`: When does asking again help, and when does it keep a server on its knees?
+- `seatrial.client.question`: How do arrays become a request, and a response arrays again, without anybody naming a datatype?
+- `seatrial.client.replay`: How do we ask a server as its users do, a thousand times, and believe the latencies?
+- `seatrial.client.traffic`: Who comes, and when?
 - `seatrial.drift.anomaly`: Is the service ill, or is it only Monday?
 - `seatrial.drift.bend`: How honest is a score, and how sure are we of that?
 - `seatrial.drift.category`: Has something new appeared, something vanished, or something stopped arriving?
@@ -104,22 +114,17 @@ Modules:
 - `seatrial.serve.admission`: Who may wait, and who is told at once to come back later?
 - `seatrial.serve.answers`: What is said to each thing that may be asked, in the dialect of whoever asks?
 - `seatrial.serve.arrival`: What is owed to a request when its batch comes back, and what when it never does?
-- `seatrial.serve.asynchronous`: How does one program keep a hundred questions in the air?
 - `seatrial.serve.batching`: Many models, several workers, one queue: what runs next, and who is told to come back later?
 - `seatrial.serve.berth`: Where does a worker come from, on which device does it lie, and how soon is the next one there?
 - `seatrial.serve.binary`: How do tensors travel as the bytes that they are, and what else does a Triton client say?
 - `seatrial.serve.breaker`: When should a server stop asking a version that fails, and how does it find out that it works again?
 - `seatrial.serve.cache`: Which answers need not be computed, because they just were?
 - `seatrial.serve.call`: How does a request that comes in pieces, packed, late or not at all become something to answer?
-- `seatrial.serve.ceiling`: What is the highest rate at which 99 of 100 users are still served in time?
 - `seatrial.serve.census`: What is counted of a batch, and what is said of it to those who follow a request?
-- `seatrial.serve.client`: How does a program ask a server, and what does it never have to think about?
 - `seatrial.serve.computation`: What happens to a batch between the lane and the engine, and who is to blame when it fails?
-- `seatrial.serve.connection`: How does a request travel on an event loop, at little cost to the one who asks?
 - `seatrial.serve.contract`: What may be asked of a server, by whom, and how does a machine read that?
 - `seatrial.serve.dashboard`: Which questions does somebody ask who is on call, and does each picture really ask the server?
 - `seatrial.serve.desk`: What do all connections of a process share, and how does one answer leave?
-- `seatrial.serve.dialogue`: What does a client say to a server, sync or async?
 - `seatrial.serve.encoding`: How does a server read what was compressed without being flooded by it?
 - `seatrial.serve.exposition`: What does a server tell whoever watches it, and how does a dashboard know that it asks for what is told?
 - `seatrial.serve.frames`: How do arrays of many requests travel between two processes without being touched?
@@ -133,27 +138,22 @@ Modules:
 - `seatrial.serve.keys`: Who may ask this server for what, and what is lost when its file of keys is?
 - `seatrial.serve.lane`: How do a thousand small requests reach a few models without a thousand messages?
 - `seatrial.serve.limits`: How much may one client ask before others suffer, and what does a polite client need to know?
-- `seatrial.serve.load`: What does a server do under a stated load, and how sure is its 99th percentile?
 - `seatrial.serve.logbook`: What is put on record about a batch of answers, before anybody hears them?
 - `seatrial.serve.metrics`: What does it cost to count every request, and what may be left to the moment when somebody asks?
 - `seatrial.serve.office`: What does a server know before anybody asks, and what must it ask only once?
 - `seatrial.serve.openapi`: How does somebody who has never seen this server find out how to talk to it?
 - `seatrial.serve.passage`: What happens to a request between its body and its answer, and who steps in when something fails?
-- `seatrial.serve.patience`: When does asking again help, and when does it keep a server on its knees?
 - `seatrial.serve.pool`: Which models may stay in memory, and who has to go when another one comes?
 - `seatrial.serve.protocol`: What may a client say, and what does it hear when it says it wrong?
-- `seatrial.serve.question`: How do arrays become a request, and a response arrays again, without anybody naming a datatype?
 - `seatrial.serve.ragged`: Which requests may share a batch, and how does nobody notice?
 - `seatrial.serve.recall`: When may a request be answered without being computed?
 - `seatrial.serve.redact`: What may a log remember of the people whose requests it saw?
-- `seatrial.serve.replay`: How do we ask a server as its users do, a thousand times, and believe the latencies?
 - `seatrial.serve.repository`: What does a server say of the models it has, how they are doing, and what may be asked of them?
 - `seatrial.serve.routing`: Which version answers this request, and how soon does every server know that it changed?
 - `seatrial.serve.scoring`: How do tables become tensors, so that what scored against MLflow's server scores here?
 - `seatrial.serve.server`: How do several processes start, serve, fail and stop as if they were one?
 - `seatrial.serve.ticket`: What must be remembered of a request while it is away, and how is it told the answer?
 - `seatrial.serve.trace`: Where did this one slow request spend its time, and who else was in its batch?
-- `seatrial.serve.traffic`: Who comes, and when?
 - `seatrial.serve.turn`: Of all who wait for one model, who goes next, and how long will it take?
 - `seatrial.serve.vigil`: Who looks after those who wait, and after workers that say nothing?
 - `seatrial.serve.wire`: How little may stand between a socket and a prediction?
@@ -204,7 +204,8 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 FACE = {  # name -> the room and module that it lives in; loaded on first use
-    "Client": "serve.client",
+    "AsyncClient": "client.asynchronous",
+    "Client": "client.blocking",
     "Controller": "operate.controller",
     "Journal": "base.journal",
     "Plan": "rollout.trial",

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from seatrial.base.journal import Journal
 from seatrial.base.record import Decision
 from seatrial.base.settings import CannotDo
+from seatrial.client.blocking import Client
+from seatrial.client.replay import replay
+from seatrial.client.traffic import Visit
 from seatrial.rollout.trial import Gate, Plan, plan_to_dict
-from seatrial.serve.client import Client
 from seatrial.serve.protocol import Refused
-from seatrial.serve.replay import replay
 from seatrial.serve.server import environment, is_ready, launch, ordered, serve
-from seatrial.serve.traffic import Visit
 from tests.serve.harbour import family, is_alive, settings_for, shelve, until, worker_of
 
 
@@ -255,13 +255,6 @@ def test_a_request_larger_than_the_queue_is_refused_for_good(tmp_path):
         code, said, headers = raw(running.url, "/v2/models/sum/infer", body([[1, 2]] * 11))
         assert code == 413 and "serve.queue_max_rows=10" in said and "Retry-After" not in headers
         assert raw(running.url, "/v2/models/sum/infer", body([[1, 2]] * 10))[0] == 200
-
-
-def test_the_client_imports_neither_server_nor_database():
-    code = (
-        "import sys, seatrial.serve.client; print([m for m in ('litserve', 'sqlalchemy', 'torch') if m in sys.modules])"
-    )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
 def test_a_server_ends_with_the_process_that_launched_it(tmp_path):

