@@ -295,6 +295,7 @@ def idle(seconds=20):
 def binary(seconds=1.5):
     "A row of 600 kB as bytes and as JSON."
     import orjson
+
     from seatrial.client.blocking import Client
 
     bundle = total()

@@ -4,9 +4,8 @@ import signal
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
-from seatrial.client.blocking import Client
-
 from seatrial.base.journal import Journal
+from seatrial.client.blocking import Client
 from seatrial.serve.protocol import Refused
 from seatrial.serve.server import launch
 from tests.serve.harbour import settings_for, shelve, until, worker_of

@@ -204,6 +204,7 @@ def pairs(
 def visits_of(inputs: dict, truth, clients: int) -> list:  # one Visit a row
     "Rows dealt to returning clients; a row without a truth has no outcome."
     import numpy as np
+
     from seatrial.client.traffic import Visit, returning
 
     n = len(next(iter(inputs.values())))

@@ -111,8 +111,9 @@ def first(source: Iterator, n: int) -> Iterator:
 # %% ../../../nbs/app/03_demo.ipynb #c9b0f957
 def send(story: Story, client, source: Iterator, total: int | None = None, words: str = ""):
     "Replay requests at the voyage's pace, with a bar; what the clients saw."
-    from seatrial.client.replay import replay
     from tqdm import tqdm
+
+    from seatrial.client.replay import replay
 
     with tqdm(total=total, desc=f"  {words}", unit=" requests", disable=None, leave=False) as bar:
         seen = replay(

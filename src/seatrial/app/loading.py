@@ -48,6 +48,7 @@ def doubted(seen, most_ms: float = 5.0) -> None:
 def played(settings, url: str, name: str, data, target: str, clients: int, course: list, **how):
     "A file's rows as traffic, once; a seatrial.client.replay.Summary."
     import numpy as np
+
     from seatrial.client.replay import replay
     from seatrial.client.traffic import arrivals
 
@@ -65,7 +66,6 @@ def played(settings, url: str, name: str, data, target: str, clients: int, cours
 def signature_at(settings, url: str, name: str, how: dict):
     "A model's signature: from the shelf here, else from the server."
     from seatrial.client.blocking import Client
-
     from seatrial.engine.bundle import Signature
     from seatrial.registry.manifest import Shelf
 

@@ -116,8 +116,8 @@ def told(outputs: dict[str, Any], form: str, title: str) -> None:
 def here(settings, name: str, version: str, rows: tuple) -> tuple[dict[str, Any], str]:  # outputs, who answered
     "Answer here, without a server."
     import numpy as np
-    from seatrial.client.question import pieces
 
+    from seatrial.client.question import pieces
     from seatrial.engine.runtime import load as engine
     from seatrial.registry.manifest import Shelf, verify
 
@@ -132,7 +132,6 @@ def here(settings, name: str, version: str, rows: tuple) -> tuple[dict[str, Any]
 def there(url: str, key: str, name: str, version: str, rows: tuple) -> tuple[dict[str, Any], str]:
     "Answer by a server."
     from seatrial.client.blocking import Client
-
     from seatrial.engine.bundle import Signature
 
     with Client(url, key=key or None) as client:

@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from ..base.settings import CannotDo
 from .load import bodies, load, percentile
 from .replay import Summary
 from .traffic import Stretch
-
-from ..base.settings import CannotDo
 
 # %% ../../../nbs/client/10_ceiling.ipynb #bff1a09b
 @dataclass(frozen=True, slots=True)

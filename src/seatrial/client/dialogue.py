@@ -23,9 +23,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import orjson
+
 from .patience import Patience, Reply, Sending, Steps, persist, settled
 from .question import Answer, Terms, arrays, body, bulky, read, unpacked, where
-
 from ..serve.protocol import Refused
 
 # %% ../../../nbs/client/03_dialogue.ipynb #cd6db7cf

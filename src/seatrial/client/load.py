@@ -22,6 +22,7 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+
 from .blocking import Client
 from .replay import Summary, replay
 from .traffic import Stretch, Visit, arrivals, endless, made_up

@@ -21,9 +21,8 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 
-from .question import sentence
-
 from ..base.settings import CannotDo
+from .question import sentence
 from ..serve.protocol import Refused
 
 # %% ../../../nbs/client/02_patience.ipynb #20dbc2d4

@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import orjson
+
 from .blocking import Client
 from .connection import Pool, alone, closed, exchange
 from .dialogue import Place, sending
