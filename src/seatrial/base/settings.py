@@ -8,9 +8,9 @@ Docs: https://seatrial.github.io/seatrial/base/settings.html.md"""
 
 # %% auto #0
 __all__ = ['SWITCH', 'TEXT', 'NAME', 'FOLDER', 'ALPHA', 'SHARE', 'SECONDS', 'COUNT', 'ARTIFACTS', 'DURABLE', 'WHEN_FULL',
-           'HOT_DAYS', 'JOURNAL_URL', 'TRACKING', 'LOSS_MARGIN', 'PREFERRED', 'MEMORY', 'PRICE', 'WORKERS', 'KEYS',
-           'RATE', 'BREAKER', 'DECIMALS', 'TRACE', 'STAGES', 'MARGIN', 'LEASE', 'PSI_FLOOR', 'SECTIONS', 'INJECTED',
-           'UNITS', 'HEADER', 'CannotDo', 'BadSetting', 'Rule', 'whole', 'real', 'growing_shares', 'one_of',
+           'HOT_DAYS', 'JOURNAL_URL', 'TRACKING', 'LOSS_MARGIN', 'PREFERRED', 'MEMORY', 'PRICE', 'GRPC', 'WORKERS',
+           'KEYS', 'RATE', 'BREAKER', 'DECIMALS', 'TRACE', 'STAGES', 'MARGIN', 'LEASE', 'PSI_FLOOR', 'SECTIONS',
+           'INJECTED', 'UNITS', 'HEADER', 'CannotDo', 'BadSetting', 'Rule', 'whole', 'real', 'growing_shares', 'one_of',
            'rising_counts', 'several_of', 'filled', 'key', 'PathSettings', 'JournalSettings', 'RegistrySettings',
            'EngineSettings', 'ServeSettings', 'GuardSettings', 'CacheSettings', 'TraceSettings', 'RolloutSettings',
            'DriftSettings', 'ReportSettings', 'Settings', 'hint', 'checked', 'file_texts', 'nearest', 'variables',
@@ -221,10 +221,11 @@ class EngineSettings:
     loss_margin_share: float = field(**key("0.02", SHARE, LOSS_MARGIN))
     alpha: float = field(**key("0.05", ALPHA, "How often that test may be wrong."))
 
-# %% ../../../nbs/base/01_settings.ipynb #529d2bdf
+# %% ../../../nbs/base/01_settings.ipynb #ca13b61e
 PREFERRED = "Batch sizes to which rows are padded, for engines that were built for a few sizes. Empty: no padding."
 MEMORY = "What all loaded versions of one worker may occupy; the least recently used ones leave, a champion never."
 PRICE = "What the machine costs an hour, for the metric of cost per 1,000 predictions. 0: not told."
+GRPC = "The port to listen on for the same protocol as gRPC, with the extra seatrial[grpc]. 0: HTTP alone."
 WORKERS = "Processes that hold the models, for each device."
 
 
@@ -234,6 +235,7 @@ class ServeSettings:
 
     host: str = field(**key("127.0.0.1", NAME, "The address to listen on. 0.0.0.0: reachable from other machines."))
     port: int = field(**key("8000", whole(0, 65535), "The port to listen on. 0: any free one."))
+    grpc_port: int = field(**key("0", whole(0, 65535), GRPC))
     api_processes: int = field(**key("1", whole(1, 64), "Processes that speak HTTP."))
     workers: int = field(**key("1", whole(1, 64), WORKERS))
     device: str = field(**key("cpu", one_of("cpu", "cuda"), "Where models run; every device of the kind is used."))
@@ -284,7 +286,7 @@ class GuardSettings:
         **key("email, phone, card, iban, ip", several_of("email", "phone", "card", "iban", "ip"), "Hidden in all logs.")
     )
 
-# %% ../../../nbs/base/01_settings.ipynb #1d4f907a
+# %% ../../../nbs/base/01_settings.ipynb #5a92dccf
 DECIMALS = "Decimals to which numbers are rounded before they are compared. -1: compared exactly."
 TRACE = "Where OpenTelemetry spans go: an OTLP/HTTP address (http://collector:4318), or a file's path. Empty: nowhere."
 
