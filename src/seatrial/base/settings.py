@@ -9,12 +9,12 @@ Docs: https://seatrial.github.io/seatrial/base/settings.html.md"""
 # %% auto #0
 __all__ = ['SWITCH', 'TEXT', 'NAME', 'FOLDER', 'ALPHA', 'SHARE', 'SECONDS', 'COUNT', 'ARTIFACTS', 'DURABLE', 'WHEN_FULL',
            'HOT_DAYS', 'JOURNAL_URL', 'TRACKING', 'LOSS_MARGIN', 'PREFERRED', 'MEMORY', 'PRICE', 'GRPC', 'WORKERS',
-           'KEYS', 'RATE', 'BREAKER', 'DECIMALS', 'TRACE', 'STAGES', 'MARGIN', 'LEASE', 'PSI_FLOOR', 'SECTIONS',
-           'INJECTED', 'UNITS', 'HEADER', 'CannotDo', 'BadSetting', 'Rule', 'whole', 'real', 'growing_shares', 'one_of',
-           'rising_counts', 'several_of', 'filled', 'key', 'PathSettings', 'JournalSettings', 'RegistrySettings',
-           'EngineSettings', 'ServeSettings', 'GuardSettings', 'CacheSettings', 'TraceSettings', 'RolloutSettings',
-           'DriftSettings', 'ReportSettings', 'Settings', 'hint', 'checked', 'file_texts', 'nearest', 'variables',
-           'kubernetes', 'environ_texts', 'load', 'rows', 'table', 'commented']
+           'KEYS', 'RATE', 'BREAKER', 'FALLBACK', 'DECIMALS', 'TRACE', 'STAGES', 'MARGIN', 'LEASE', 'PSI_FLOOR',
+           'SECTIONS', 'INJECTED', 'UNITS', 'HEADER', 'CannotDo', 'BadSetting', 'Rule', 'whole', 'real',
+           'growing_shares', 'one_of', 'rising_counts', 'several_of', 'filled', 'key', 'PathSettings',
+           'JournalSettings', 'RegistrySettings', 'EngineSettings', 'ServeSettings', 'GuardSettings', 'CacheSettings',
+           'TraceSettings', 'RolloutSettings', 'DriftSettings', 'ReportSettings', 'Settings', 'hint', 'checked',
+           'file_texts', 'nearest', 'variables', 'kubernetes', 'environ_texts', 'load', 'rows', 'table', 'commented']
 
 # %% ../../../nbs/base/01_settings.ipynb #1f447bd5
 import configparser
@@ -256,13 +256,19 @@ class ServeSettings:
     controller: bool = field(**key("true", SWITCH, "Start the controller of trials beside the server."))
     price_per_hour: float = field(**key("0", real(0), PRICE))
 
-# %% ../../../nbs/base/01_settings.ipynb #bb47ad30
+# %% ../../../nbs/base/01_settings.ipynb #408a0203
 KEYS = (
     "File with the hashed keys (`seatrial key` writes it). Empty: artifacts/keys.json; without a key in it anybody may "
 )
 KEYS += "predict and observe, and only this machine may operate."
 RATE = "Requests a second that one key, or one address without a key, may send on average. 0: as many as it likes."
 BREAKER = "Share of a version's answers that must fail, within breaker_window_s, before it is asked no more."
+FALLBACK = (
+    "Who answers, in this order, for a version that cannot. champion: for a challenger. cached: what the version said "
+)
+FALLBACK += (
+    "when it was last asked the same, however old. default: what its card states. Empty: nobody, the client hears 503."
+)
 
 
 @dataclass(frozen=True)
@@ -281,6 +287,9 @@ class GuardSettings:
     )
     breaker_window_s: float = field(**key("10", SECONDS, "How far back a breaker looks."))
     breaker_open_s: float = field(**key("5", SECONDS, "How long an open breaker waits before it lets one request try."))
+    fallback: tuple[str, ...] = field(
+        **key("champion, cached, default", several_of("champion", "cached", "default"), FALLBACK)
+    )
     access_log: bool = field(**key("false", SWITCH, "Write a line for each request below artifacts/logs."))
     redact: tuple[str, ...] = field(
         **key("email, phone, card, iban, ip", several_of("email", "phone", "card", "iban", "ip"), "Hidden in all logs.")
