@@ -196,7 +196,7 @@ def weight(
     "What a request occupies while it waits."
     return sum([len(part) if type(part) is not list else sum(map(len, part)) for part in taken.parts])
 
-# %% ../../../nbs/serve/43_passage.ipynb #51200c4f
+# %% ../../../nbs/serve/43_passage.ipynb #9eb933e6
 def shadowed(
     office: Office,  # what all requests share
     job: Job,  # that was let in
@@ -205,7 +205,8 @@ def shadowed(
     asked, (model, _) = job.ticket, job.key
     route = Route(asked.route.shadow, "shadow", asked.route.trial)
     ticket = Ticket(asked.id, asked.unit, asked.segment, route, None)
-    flow = flow_of(office.lane.scheduler, (model, route.version), True, office.settings.serve.preferred_rows)
+    waits, sizes = office.lane.scheduler, office.settings.serve.preferred_rows
+    flow = flow_of(waits, (model, route.version), True, sizes, shaped=job.flow.shaped)  # it may not be loaded yet
     times = (job.arrived_s, job.deadline_s, job.size, job.priority, job.shape)
     ticket.job = Job(flow, job.inputs, job.rows, ticket, *times)
     try:
