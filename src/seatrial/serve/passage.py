@@ -17,7 +17,7 @@ Docs: https://seatrial.github.io/seatrial/serve/passage.html.md"""
 __all__ = ['begin', 'asked_for', 'fresh', 'sent', 'before_it', 'healthy', 'sent_later', 'fitted', 'enter', 'weight', 'shadowed',
            'predicted', 'settled', 'settle']
 
-# %% ../../../nbs/serve/43_passage.ipynb #dd8bfff3
+# %% ../../../nbs/serve/43_passage.ipynb #f3a90e08
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -33,7 +33,7 @@ from .lane import let_in
 from .metrics import counted, refused
 from .office import Held, Office, errand, loaded
 from .protocol import Address, Refused, Request, parsed
-from .recall import remembered
+from .recall import remembered, stranded
 from .routing import Route
 from .ticket import Ticket
 from .turn import Job
@@ -168,7 +168,7 @@ async def fitted(
             raise
         return held, taken
 
-# %% ../../../nbs/serve/43_passage.ipynb #f559886f
+# %% ../../../nbs/serve/43_passage.ipynb #4cb00f6f
 def enter(
     office: Office,  # what all requests share
     held: Held,  # the version that will answer
@@ -183,7 +183,12 @@ def enter(
         return None
     rest = (now, until_s, weight(taken), ticket.priority, shape)
     job = ticket.job = Job(held.flow, taken, taken.rows, ticket, *rest)
-    let_in(office.lane, job, now)
+    try:
+        let_in(office.lane, job, now)
+    except Refused:
+        if ticket.flight is not None:  # it would wait for its equals for ever
+            stranded(office, ticket)
+        raise
     if ticket.route.shadow:
         shadowed(office, job)
     wound_up(office)

@@ -1,0 +1,59 @@
+"What single flight owes to those who share a computation: an answer to each, whatever becomes of the others."
+
+import contextlib
+import os
+import signal
+
+import pytest
+
+from seatrial.serve.server import launch
+from tests.serve.harbour import Speaker, settings_for, shelve, spelt, tensor, worker_of
+
+THRICE = [[7, 7]] * 3
+
+
+@contextlib.contextmanager
+def stopped(running):
+    "The worker does nothing until the block ends."
+    worker = worker_of(running)
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(worker, signal.SIGCONT)
+
+
+def read(running):
+    "Come back when all that was sent before has been read."
+    with Speaker(running.url) as last:
+        assert last.say(path="/v2/health/live", method="GET")[0] == 200
+
+
+@pytest.fixture(scope="module")
+def harbour(tmp_path_factory):
+    "A server that keeps answers and has a short queue: (running, settings)."
+    home = tmp_path_factory.mktemp("flights")
+    shelve(home, {"sum": {"1.0.0": [1.0, 1.0]}})
+    its = settings_for(home, SEATRIAL_CACHE_SIZE_MB="1", SEATRIAL_SERVE_QUEUE_MAX_ROWS="16")
+    with launch(settings=its, port=0, log=home / "log") as running, Speaker(running.url) as speaker:
+        assert speaker.say(tensor([[0, 0]]))[0] == 200
+        yield running, its
+
+
+def test_a_request_that_is_too_large_is_refused_each_time(harbour):
+    for _ in range(3):
+        with Speaker(harbour[0].url) as speaker:
+            assert speaker.say(tensor([[7, 7]] * 20))[0] == 413
+
+
+def test_a_request_that_found_the_queue_full_is_computed_when_it_comes_again(harbour):
+    running, _ = harbour
+    with contextlib.ExitStack() as stack, stopped(running):
+        others = [stack.enter_context(Speaker(running.url)) for _ in range(2)]
+        for i, other in enumerate(others):
+            other.socket.sendall(spelt(tensor([[i, k] for k in range(8)])))
+        read(running)
+        with Speaker(running.url) as speaker:
+            assert speaker.say(tensor(THRICE))[0] == 429
+    with Speaker(running.url) as speaker:
+        assert speaker.say(tensor(THRICE))[0] == 200
