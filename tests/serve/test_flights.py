@@ -49,10 +49,10 @@ def test_a_request_that_is_too_large_is_refused_each_time(harbour):
 def test_a_request_that_found_the_queue_full_is_computed_when_it_comes_again(harbour):
     running, _ = harbour
     with contextlib.ExitStack() as stack, stopped(running):
-        others = [stack.enter_context(Speaker(running.url)) for _ in range(2)]
+        others = [stack.enter_context(Speaker(running.url)) for _ in range(3)]
         for i, other in enumerate(others):
-            other.socket.sendall(spelt(tensor([[i, k] for k in range(8)])))
-        read(running)
+            other.socket.sendall(spelt(tensor([[i, k] for k in range(8)])))  # the first one goes to the worker
+            read(running)
         with Speaker(running.url) as speaker:
             assert speaker.say(tensor(THRICE))[0] == 429
     with Speaker(running.url) as speaker:
