@@ -16,7 +16,7 @@ Docs: https://seatrial.github.io/seatrial/engine/export.html.md"""
 # %% auto #0
 __all__ = ['export', 'bundle_of']
 
-# %% ../../../nbs/engine/16_export.ipynb #1e207749
+# %% ../../../nbs/engine/16_export.ipynb #d7d1cbb4
 import copy
 import inspect
 import shutil
@@ -34,12 +34,12 @@ from .bundle import Bundle, check_graph, sniff, write
 from .call import cause, first_line, spec_of
 from .estimator import answers, rows
 from .estimator import signature_of as estimator_signature
-from .parity import apart, free_axes, judged, live, parity, resized
+from .parity import apart, free_axes, judged, live, loosened, padding, parity, resized
 from .preparation import Plain, Preparation
 from .program import named, opened, parameters, program
 from .program import signature_of as module_signature
 from .runtime import load
-from .signature import Signature, TensorSpec, checked
+from .signature import Signature, TensorSpec, checked, filled
 from seatrial.engine.translate import (  # noqa: F401
     bare,
     estimator_graph,
@@ -97,7 +97,7 @@ def _in_rows(taken: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         raise ValueError(f"example must have as many rows of each tensor, got {sizes}")
     return taken
 
-# %% ../../../nbs/engine/16_export.ipynb #ab9e1ecf
+# %% ../../../nbs/engine/16_export.ipynb #7de92000
 def _proved(model, original, example, folder, facts, card, tolerance, batches, name, **advice) -> Bundle:
     "Write a bundle once its graph has been compared with its original."
     import onnx
@@ -112,12 +112,16 @@ def _proved(model, original, example, folder, facts, card, tolerance, batches, n
         found = parity(trial, original, example, batches)
         note = {"parity": judged(found, tolerance, name, **advice), "model": name}
         apart(original, example, tolerance, name)
-        load(trial).infer(example)  # refused here if the signature's shapes are not the graph's
+        run = load(trial).infer  # refused here if the signature's shapes are not the graph's
+        run(example)
+        moved = padding(lambda x: list(run(x).values()), facts["signature"], example, tolerance, name)
+        note |= {} if moved is None else {"padding": moved}
         return write(folder, graph=path, card=note | dict(card or {}), **facts)
 
-# %% ../../../nbs/engine/16_export.ipynb #0c778931
-def _of_module(module, example, folder, *, signature=None, preparation=None, files=None, outputs=None, **kw) -> Bundle:
+# %% ../../../nbs/engine/16_export.ipynb #e3848eb7
+def _of_module(module, example, folder, *, signature=None, preparation=None, files=None, **kw) -> Bundle:
     "A torch module and an example of what a client sends, as a bundle."
+    outputs, ragged = kw.pop("outputs", None), kw.pop("ragged", None)
     if preparation is None:
         sent = prepared = named(module, example)
         if unknown := sorted(set(sent) - set(parameters(module))):
@@ -129,9 +133,10 @@ def _of_module(module, example, folder, *, signature=None, preparation=None, fil
         text = np.asarray(sent.pop(preparation.input, ()), dtype=object)
         sent = {preparation.input: text} | named(module, sent)  # in the order in which a client thinks of them
         prepared = _prepared(preparation, checked(_texts(preparation.input, sent), sent), files or {})
-    if signature is None:
-        asked = copy.deepcopy(module).cpu().eval()
-        signature = module_signature(asked, _taken(module, prepared), sent, outputs)
+    asked, taken = copy.deepcopy(module).cpu().eval(), _taken(module, prepared)
+    signature = signature or module_signature(asked, taken, sent, outputs)
+    if ragged:
+        signature = loosened(signature, ragged, live(asked), taken)
     return export(module, prepared, folder, signature=signature, preparation=preparation, files=files, **kw)
 
 # %% ../../../nbs/engine/16_export.ipynb #31c936f1
@@ -157,7 +162,7 @@ def _of_estimator(model, example, folder, *, watch=None, card=None, tolerance=1e
     advice = "leave scaling out before trees, whose thresholds float32 rows may cross"
     return _proved(graph, reference, {"x": x}, folder, facts, card, tolerance, batches, name, advice=advice)
 
-# %% ../../../nbs/engine/16_export.ipynb #fff059d4
+# %% ../../../nbs/engine/16_export.ipynb #49655b8e
 def _of_file(path: Path, example: Any, folder: Path | str, *, card=None, tolerance=1e-4, **kw) -> Bundle:
     "A TorchScript file or a torch program, and an example of what it takes, as a bundle."
     if example is None:
@@ -167,14 +172,17 @@ def _of_file(path: Path, example: Any, folder: Path | str, *, card=None, toleran
     module = opened(path)
     sample = _taken(module, named(module, example))
     signature = module_signature(module, sample, outputs=kw.pop("outputs", None))
+    if ragged := kw.pop("ragged", None):
+        signature = loosened(signature, ragged, live(module), sample)
     batches, facts = kw.pop("batches", (1, 2, 7, 64)), {"signature": signature, "watch": kw.pop("watch", None)}
     if kw:
-        raise ValueError(f"a torch file takes watch, card, outputs, tolerance and batches, got {min(kw)}")
+        raise ValueError(f"a torch file takes watch, card, outputs, ragged, tolerance and batches, got {min(kw)}")
     try:
         graph = _translated(path, module, sample, [s.name for s in signature.outputs])
         return _proved(graph, live(module), sample, folder, facts, card, tolerance, batches, path.name)
     except CannotDo as e:
         _able(module, sample, batches, tolerance, path.name)
+        padding(live(module), signature, sample, tolerance, path.name)
         note = {"model": path.name, "served_by": f"torch, because {e}"} | dict(card or {})
         with tempfile.TemporaryDirectory() as room:
             return write(folder, graph=_copied(path, Path(room)), card=note, **facts)
@@ -209,20 +217,25 @@ def _two(sample: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     "At least two rows of each tensor: one row alone would be learnt by heart."
     return {name: np.concatenate([a, a]) if len(a) < 2 else a for name, a in sample.items()}
 
-# %% ../../../nbs/engine/16_export.ipynb #dbd9253a
-def _of_onnx(path: Path, example: Any, folder: Path | str, *, watch=None, card=None) -> Bundle:
+# %% ../../../nbs/engine/16_export.ipynb #7d364019
+def _of_onnx(path: Path, example: Any, folder: Path | str, *, watch=None, card=None, ragged=None) -> Bundle:
     "An ONNX file as a bundle; with an example, it is run once."
     if not path.is_file():
         raise CannotDo(f"{path} is not there; give the path of an existing .onnx file")
     check_graph(path)
-    signature = _graph_signature(path)
+    signature = filled(_graph_signature(path), ragged) if ragged else _graph_signature(path)
+    if ragged and example is None:
+        raise ValueError(f"example must show rows of {path.name}, which is to be tried with longer ones, got None")
     facts = {"signature": signature, "graph": path, "watch": watch, "card": {"model": path.name} | dict(card or {})}
     with tempfile.TemporaryDirectory() as room:
         trial = write(Path(room, "bundle"), **facts)
         try:
             engine = load(trial)  # refused here if the runtime cannot take it
             if example is not None:
-                engine.run(example if isinstance(example, Mapping) else {signature.inputs[0].name: example})
+                sent = dict(example) if isinstance(example, Mapping) else {signature.inputs[0].name: example}
+                run = lambda x: list(engine.run(x).values())  # noqa: E731
+                run(sent)
+                padding(run, signature, checked(signature, sent), 1e-4, path.name)
         except CannotDo as e:
             raise CannotDo(str(e).replace(str(trial.folder / trial.graph), str(path))) from None
     return write(folder, **facts)
@@ -262,12 +275,12 @@ def _graph_spec(path: Path, value: Any) -> TensorSpec:
     rows = spec_of(value.name, np.empty(1, tensor_dtype_to_np_dtype(kind)))
     return replace(rows, shape=tuple(sizes), axes=tuple(d.dim_param for d in shape))
 
-# %% ../../../nbs/engine/16_export.ipynb #d509f42b
+# %% ../../../nbs/engine/16_export.ipynb #b24b0623
 def bundle_of(
     model: Any,  # torch module, fitted scikit-learn estimator, or path of an .onnx, .pt2 or TorchScript (.pt) file
     example: Any,  # what a client would send: array(s), a dict, or rows; may be None for an .onnx file
     folder: Path | str,  # a new or empty folder
-    **kw: Any,  # watch, card; torch also signature, preparation, files, outputs, tolerance, batches
+    **kw: Any,  # watch, card, ragged; torch also signature, preparation, files, outputs, tolerance, batches
 ) -> Bundle:  # ready to be registered
     "Whatever somebody trained, as a bundle that serves."
     if isinstance(model, (str, Path)) and Path(model).suffix == ".onnx":
