@@ -27,12 +27,13 @@ import xxhash
 
 from ..base.settings import CannotDo
 
-# %% ../../../nbs/engine/03_preparation.ipynb #aeb19ab1
+# %% ../../../nbs/engine/03_preparation.ipynb #a9d180d0
 @dataclass(frozen=True)
 class Plain:
     "The graph takes the client's tensors as they are."
 
     files = ()
+    growing = ()  # tensors as wide as the longest row: none is known
 
     def __call__(self, inputs: Mapping[str, np.ndarray], folder: Path) -> dict[str, np.ndarray]:
         return dict(inputs)
@@ -63,7 +64,7 @@ def _tokenizer(path: Path, stamp: int, max_tokens: int | None, pad: str):
     reader.enable_padding(pad_id=reader.token_to_id(pad), pad_token=pad)
     return reader
 
-# %% ../../../nbs/engine/03_preparation.ipynb #bf71a3f9
+# %% ../../../nbs/engine/03_preparation.ipynb #126393ab
 @dataclass(frozen=True)
 class Tokenizer:
     "Text to `input_ids` and `attention_mask` (rows, longest), and `truncated`; other tensors pass."
@@ -73,6 +74,9 @@ class Tokenizer:
     max_tokens: int | None = 64  # rows are cut there, and counted; None: never
     pad: str = "[PAD]"  # the token that fills short rows
 
+    growing = ("input_ids", "attention_mask")  # tensors as wide as the longest row
+    tells = "attention_mask"  # the one in which lengths can be read
+
     def __post_init__(self):
         if self.max_tokens is not None and not (type(self.max_tokens) is int and self.max_tokens >= 3):
             raise ValueError(f"max_tokens must be a whole number from 3, or None, got {self.max_tokens!r}")
@@ -81,6 +85,10 @@ class Tokenizer:
     def files(self) -> tuple[str, ...]:
         "What the bundle must hold for it."
         return (self.file,)
+
+    def lengths(self, tensors: Mapping[str, np.ndarray]) -> np.ndarray:
+        "Of each row, without its padding."
+        return np.count_nonzero(tensors["attention_mask"], axis=1)
 
     def __call__(self, inputs: Mapping[str, np.ndarray], folder: Path) -> dict[str, np.ndarray]:
         path = Path(folder, self.file)
@@ -115,7 +123,7 @@ def _hashed(grams: Sequence[Sequence[str]], counts: np.ndarray, buckets: int) ->
     ids[np.arange(ids.shape[1]) < counts[:, None]] = flat.astype(np.int64)
     return ids
 
-# %% ../../../nbs/engine/03_preparation.ipynb #3211fb72
+# %% ../../../nbs/engine/03_preparation.ipynb #4ac78c38
 @dataclass(frozen=True)
 class HashedNgrams:
     "Text to `ids` (rows, longest) between 1 and buckets - 1, padded with 0, and `truncated`; other tensors pass."
@@ -127,6 +135,8 @@ class HashedNgrams:
     width: int = 256  # n-grams kept of a text; more are cut, and counted
 
     files = ()
+    growing = ("ids",)  # tensors as wide as the longest row
+    tells = "ids"  # the one in which lengths can be read
 
     def __post_init__(self):
         for name in ("orders", "chars"):
@@ -134,6 +144,10 @@ class HashedNgrams:
         sizes = (*self.orders, *self.chars)
         if self.buckets < 2 or self.width < 1 or not sizes or min(sizes) < 1:
             raise ValueError(f"buckets must be 2 or more, width and at least one n-gram length 1 or more, got {self}")
+
+    def lengths(self, tensors: Mapping[str, np.ndarray]) -> np.ndarray:
+        "Of each row, without its padding."
+        return np.count_nonzero(tensors["ids"], axis=1)
 
     def __call__(self, inputs: Mapping[str, np.ndarray], folder: Path) -> dict[str, np.ndarray]:
         grams = [_grams(t, self.orders, self.chars, self.width) for t in inputs[self.input].tolist()]

@@ -17,11 +17,12 @@ Docs: https://seatrial.github.io/seatrial/engine/runtime.html.md"""
 # %% auto #0
 __all__ = ['RUNTIMES', 'Engine', 'Runtime', 'Runtimes', 'runtimes', 'load']
 
-# %% ../../../nbs/engine/12_runtime.ipynb #629d1a1c
+# %% ../../../nbs/engine/12_runtime.ipynb #2ba82627
 import importlib.util
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -37,10 +38,11 @@ from .program import compiler, named, torch_call
 from .program import signature_of as module_signature
 from .remote import Declined, remote_call
 from .session import onnx_call
-from .signature import DATATYPES
+from .signature import DATATYPES, checked
 from .tensorrt import release, tensorrt_call
+from .watching import gatherer
 
-# %% ../../../nbs/engine/12_runtime.ipynb #e7d3c18a
+# %% ../../../nbs/engine/12_runtime.ipynb #9614ce01
 @dataclass(frozen=True)
 class Engine:
     "A loaded, runnable bundle."
@@ -58,6 +60,14 @@ class Engine:
     def prepare(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
         "Check and prepare; `ValueError` says what is wrong with the request."
         return prepare(self.bundle, inputs)
+
+    def taken(self, inputs: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        "Checked once: what `infer` takes, and what the bundle watches, (features, rows)."
+        arrays = checked(self.bundle.signature, inputs)
+        prepared = self.bundle.preparation(arrays, self.bundle.folder)
+        return prepared, self._gather(arrays, prepared)
+
+    _gather = cached_property(lambda self: gatherer(self.bundle.signature, self.bundle.watch))
 
     def infer(self, prepared: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         "From prepared tensors to outputs by the client's names."

@@ -8,11 +8,7 @@ $$4\,(m + 1)$$
 
 batches of its flow. The bound counts batches, not seconds, so it holds under any load, and priorities still decide three batches of four.
 
-What a batch of $n$ rows costs is learned as $a + b\,n$ by recursive least squares with forgetting: batch $i$ of $k$ has weight $\lambda^{k-i}$, $\lambda = 0.98$. With weighted means $\bar n, \bar t$ and sums $S_{nn}, S_{nt}$ of squared and crossed deviations,
-
-$$b = S_{nt} / S_{nn}, \qquad a = \bar t - b\,\bar n ,$$
-
-both kept at 0 or above. The update needs five numbers and no matrix (West 1979, updating weighted means and deviations).
+What a batch of $n$ rows costs is learned as $a + b\,n$ ([Pace](../engine/60_pace.ipynb)). A job that is certain to be late by what was learned is left behind.
 
 Docs: https://seatrial.github.io/seatrial/serve/turn.html.md"""
 
@@ -20,15 +16,17 @@ Docs: https://seatrial.github.io/seatrial/serve/turn.html.md"""
 
 # %% auto #0
 __all__ = ['WAITING', 'SENT', 'AGAIN', 'DONE', 'LATE', 'OVER', 'USUAL', 'ELDER', 'Job', 'Line', 'push', 'waiting', 'oldest',
-           'Cost', 'learn', 'Flow', 'enter', 'sweep', 'leave', 'candidates', 'take', 'spared']
+           'Flow', 'enter', 'sweep', 'leave', 'candidates', 'take', 'spared']
 
-# %% ../../../nbs/serve/15_turn.ipynb #92a855e6
+# %% ../../../nbs/serve/15_turn.ipynb #49ae6846
 from collections import defaultdict, deque
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from math import inf
 from typing import Any
+
+from ..engine.pace import Cost, learn
 
 # %% ../../../nbs/serve/15_turn.ipynb #bd906d79
 WAITING, SENT, AGAIN, DONE, LATE, OVER = range(6)
@@ -125,53 +123,6 @@ def oldest(
     if run and late:
         return min(run[0], late[0], key=lambda job: job.number)
     return run[0] if run else late[0] if late else None
-
-# %% ../../../nbs/serve/15_turn.ipynb #32cb98a7
-@dataclass(slots=True)
-class Cost:
-    "Seconds that a batch takes, a + b·n, as far as batches so far have told."
-
-    a_s: float = 1e-3  # of any batch; what is assumed before the first
-    b_s: float = 0.0  # of each row
-    memory: float = 0.98  # weight of a batch against the one after it
-    seen: int = 0  # batches
-    weight: float = 0.0  # of all batches together
-    rows: float = 0.0  # weighted mean
-    seconds: float = 0.0  # weighted mean
-    squares: float = 0.0  # of the deviations of rows
-    products: float = 0.0  # of both deviations
-    luck: float = 1.0  # the fastest batch of late, as a share of what was predicted for it
-    fastest_s: float = 0.0  # `floor` of one row
-
-    def of(self, rows: int) -> float:
-        "Predicted seconds."
-        return self.a_s + self.b_s * rows
-
-    def floor(self, rows: int) -> float:
-        "A tenth less than the fastest batch of late would have taken; 0 while too little is known."
-        return 0.9 * self.luck * (self.a_s + self.b_s * rows) if self.seen >= 8 else 0.0
-
-# %% ../../../nbs/serve/15_turn.ipynb #7d6703a8
-def learn(
-    cost: Cost,  # is brought up to date
-    rows: int,  # of the batch, padding included
-    seconds: float,  # that it took
-) -> None:
-    "One more batch (weighted means and deviations, West 1979; the fit is ordinary least squares on them)."
-    predicted = cost.a_s + cost.b_s * rows
-    if cost.seen >= 4 and predicted > 0:
-        cost.luck = min(0.998 * cost.luck + 0.002, seconds / predicted)
-    cost.seen += 1
-    old, cost.weight = cost.memory * cost.weight, cost.memory * cost.weight + 1.0
-    off, late = rows - cost.rows, seconds - cost.seconds
-    cost.rows += off / cost.weight
-    cost.seconds += late / cost.weight
-    cost.squares = cost.memory * cost.squares + off * off * old / cost.weight
-    cost.products = cost.memory * cost.products + off * late * old / cost.weight
-    if cost.squares > 1e-9 * cost.weight * (1.0 + cost.rows * cost.rows):
-        cost.b_s = max(0.0, min(cost.products / cost.squares, cost.seconds / cost.rows))
-    cost.a_s = max(0.0, cost.seconds - cost.b_s * cost.rows)
-    cost.fastest_s = cost.floor(1)
 
 # %% ../../../nbs/serve/15_turn.ipynb #a3531122
 @dataclass(slots=True, eq=False)
