@@ -68,7 +68,7 @@ class Silence:
     def set(self) -> None:
         "Wake nobody."
 
-# %% ../../../nbs/serve/46_desk.ipynb #dadd77a7
+# %% ../../../nbs/serve/46_desk.ipynb #5f331106
 class Turn:
     "One request on the short way, from its last byte to its answer."
 
@@ -84,14 +84,15 @@ class Turn:
         if not self.response_complete:
             self.response_complete = True
             answer(self.wire, self, said)
+            self.job = None  # it names this turn as the one to tell
 
     def left(self) -> None:
         "Nobody waits any more."
         if self.job is not None and not self.response_complete:
             forgotten(self.wire.desk.office, self.job.ticket)
-        self.response_complete = True
+        self.job, self.response_complete = None, True
 
-# %% ../../../nbs/serve/46_desk.ipynb #d08b2bb9
+# %% ../../../nbs/serve/46_desk.ipynb #2b4d70e6
 def answer(
     wire: Any,  # the connection
     turn: Turn,  # of the request
@@ -104,7 +105,7 @@ def answer(
     if type(said) is bytes:
         status, opening, body = 200, wire.desk.begins(lines), said
     else:
-        problem = said or Refused(503, "there is no answer to this request")
+        problem = (said or Refused(503, "there is no answer to this request")).with_traceback(None)
         status, opening, body = problem.status, refusal_head(problem, lines), problem.body()
         refused(office.tally, status)
     extra = b"" if turn.passed is None else b"".join([b"%b: %b\r\n" % field for field in turn.passed.fields])

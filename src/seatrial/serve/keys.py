@@ -17,9 +17,9 @@ Docs: https://seatrial.github.io/seatrial/serve/keys.html.md"""
 
 # %% auto #0
 __all__ = ['RIGHTS', 'NOBODY', 'DUMMY', 'OPEN', 'LOCAL', 'UNKNOWN', 'Key', 'digest', 'made', 'read_keys', 'write_keys', 'add',
-           'revoke', 'is_open', 'Caller', 'presented', 'Keyring', 'is_local', 'caller', 'allow']
+           'revoke', 'is_open', 'Caller', 'presented', 'Keyring', 'is_local', 'stranger', 'caller', 'allow']
 
-# %% ../../../nbs/serve/06_keys.ipynb #efe3e89d
+# %% ../../../nbs/serve/06_keys.ipynb #df00f0ff
 import hashlib
 import hmac
 import json
@@ -28,6 +28,7 @@ import secrets
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from ipaddress import ip_address
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -210,7 +211,15 @@ def is_local(
     except ValueError:
         return False
 
-# %% ../../../nbs/serve/06_keys.ipynb #552f255e
+# %% ../../../nbs/serve/06_keys.ipynb #343284a6
+@lru_cache(4096)
+def stranger(
+    address: str,  # of the client
+) -> Caller:
+    "Somebody without a key, where nobody ever made one."
+    return Caller(address, LOCAL if is_local(address) else OPEN, "without keys only this machine may operate")
+
+# %% ../../../nbs/serve/06_keys.ipynb #c9d63c10
 def caller(
     ring: Keyring,  # of the server
     secret: bytes,  # that the request carries; empty: none
@@ -223,7 +232,7 @@ def caller(
     if not secret:
         if not ring.open:
             return Caller(address, NOBODY, "a key is needed: Authorization: Bearer KEY, or X-API-Key")
-        return Caller(address, LOCAL if is_local(address) else OPEN, "without keys only this machine may operate")
+        return stranger(address)
     key = ring.keys.get(secret[3:11].decode("latin-1"))
     right = hmac.compare_digest(digest(secret), key.sha256 if key else DUMMY)
     return Caller(key.id, RIGHTS[key.role], f"this key's role is {key.role}") if key and right else UNKNOWN

@@ -97,7 +97,7 @@ class Link(asyncio.Protocol):
         "The worker is gone."
         fallen(self)
 
-# %% ../../../nbs/serve/21_lane.ipynb #7003b129
+# %% ../../../nbs/serve/21_lane.ipynb #043c2db3
 class Lane:
     "The way to the workers."
 
@@ -114,7 +114,7 @@ class Lane:
         self.scheduler, self.done, self.lost, self.absent = scheduler, done, lost, absent
         self.links = [Link(self, worker, path) for worker, path in enumerate(paths)]
         self.due, self.down_since_s, self.up = False, time.monotonic(), lambda link: None
-        self.numbers = count()
+        self.numbers, self.loop = count(), None  # the event loop, once the links are held: asking costs a system call
 
     @property
     def wires(self) -> list[Link]:
@@ -126,7 +126,7 @@ class Lane:
         "A socket to any worker."
         return next((link.wire for link in self.wires), None)
 
-# %% ../../../nbs/serve/21_lane.ipynb #2a2f2792
+# %% ../../../nbs/serve/21_lane.ipynb #ee6ca5b6
 def let_in(
     lane: Lane,  # the near end
     job: Job,  # a request on its way
@@ -139,7 +139,7 @@ def let_in(
         lane.lost(copy, Refused(429, "the copy for the shadow made room for a live request"))
     if not lane.due:
         lane.due = True
-        asyncio.get_running_loop().call_soon(depart, lane)
+        (lane.loop or asyncio.get_running_loop()).call_soon(depart, lane)
 
 # %% ../../../nbs/serve/21_lane.ipynb #109bad87
 def depart(
@@ -255,14 +255,17 @@ async def keep_link(
         except OSError:
             await asyncio.sleep(pause_s)
 
-# %% ../../../nbs/serve/21_lane.ipynb #5e4b89eb
+# %% ../../../nbs/serve/21_lane.ipynb #a007777a
 async def keep(
     lane: Lane,  # the near end
     up: Callable[[Link], None] = lambda link: None,  # called after each connection
 ) -> None:
     "Hold all links, until cancelled."
-    lane.up = up
-    await asyncio.gather(*(keep_link(link) for link in lane.links))
+    lane.up, lane.loop = up, asyncio.get_running_loop()
+    try:
+        await asyncio.gather(*(keep_link(link) for link in lane.links))
+    finally:
+        lane.loop = None
 
 # %% ../../../nbs/serve/21_lane.ipynb #ff21720a
 def hang_up(

@@ -168,7 +168,7 @@ async def fitted(
             raise
         return held, taken
 
-# %% ../../../nbs/serve/43_passage.ipynb #4cb00f6f
+# %% ../../../nbs/serve/43_passage.ipynb #0b1aded9
 def enter(
     office: Office,  # what all requests share
     held: Held,  # the version that will answer
@@ -182,13 +182,14 @@ def enter(
     if office.cache is not None and remembered(office, held.flow.key, taken, ticket, now):
         return None
     rest = (now, until_s, weight(taken), ticket.priority, shape)
-    job = ticket.job = Job(held.flow, taken, taken.rows, ticket, *rest)
+    job = Job(held.flow, taken, taken.rows, ticket, *rest)
     try:
         let_in(office.lane, job, now)
     except Refused:
         if ticket.flight is not None:  # it would wait for its equals for ever
             stranded(office, ticket)
         raise
+    ticket.job = job  # only now: who is refused must not be kept alive by a circle of two
     if ticket.route.shadow:
         shadowed(office, job)
     wound_up(office)
@@ -201,7 +202,7 @@ def weight(
     "What a request occupies while it waits."
     return sum([len(part) if type(part) is not list else sum(map(len, part)) for part in taken.parts])
 
-# %% ../../../nbs/serve/43_passage.ipynb #9eb933e6
+# %% ../../../nbs/serve/43_passage.ipynb #bf515d9c
 def shadowed(
     office: Office,  # what all requests share
     job: Job,  # that was let in
@@ -213,9 +214,10 @@ def shadowed(
     waits, sizes = office.lane.scheduler, office.settings.serve.preferred_rows
     flow = flow_of(waits, (model, route.version), True, sizes, shaped=job.flow.shaped)  # it may not be loaded yet
     times = (job.arrived_s, job.deadline_s, job.size, job.priority, job.shape)
-    ticket.job = Job(flow, job.inputs, job.rows, ticket, *times)
+    copy = Job(flow, job.inputs, job.rows, ticket, *times)
     try:
-        let_in(office.lane, ticket.job, job.arrived_s)
+        let_in(office.lane, copy, job.arrived_s)
+        ticket.job = copy
     except Refused as refusal:
         refused(office.tally, refusal.status, (model, route.version, route.variant))
 

@@ -68,13 +68,14 @@ def batchful(
     "Get the outputs of a batch ready."
     return Batchful(key, arrays, texts, looks(arrays, tuple(arrays)))
 
-# %% ../../../nbs/serve/37_ticket.ipynb #9d99c76f
+# %% ../../../nbs/serve/37_ticket.ipynb #21a547f2
 def tell(
     ticket: Ticket,  # of the request
     batch: Batchful,  # in which its rows are
     cut: slice,  # its rows
 ) -> None:
     "Tell a request its answer."
+    ticket.job = None  # job and ticket name each other: cut here, both are freed at once, with all their tensors
     if ticket.tell is None:
         return
     route, names, rows = ticket.route, tuple(ticket.outputs), cut.stop - cut.start
