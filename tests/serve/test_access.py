@@ -1,6 +1,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 
 import pytest
@@ -28,6 +29,20 @@ def test_no_mail_address_of_ordinary_form_reaches_the_log(mail, field):
     local, _, host = mail.partition("@")
     mail = f"{''.join(c for c in local if c.isalnum()) or 'x'}@{host}"
     assert mail not in json.loads(line(ENTRY._replace(**{field: f"of {mail}, again"})))[field]
+
+
+@pytest.mark.parametrize("field", ["id", "path", "address", "model", "version", "caller", "error"])
+@pytest.mark.parametrize(
+    "told", ["4111-1111-1111-1111", "0171-123456", "0171/123456", "203.0.113.9", "203.0.113.9:443", "ann.lee@b.co"]
+)
+def test_nothing_personal_reaches_the_log_in_any_field(told, field):
+    assert told not in line(ENTRY._replace(**{field: told})).decode()
+    assert told not in line(ENTRY._replace(**{field: f"of_{told}"})).decode()
+
+
+def test_a_path_is_logged_as_what_it_says_and_hides_nothing_behind_percent_signs():
+    path = json.loads(line(ENTRY._replace(path="/v2/models/%C3%BC/versions/ann%40b.co/infer")))["path"]
+    assert path == "/v2/models/ü/versions/[email]/infer"
 
 
 def test_kinds_that_are_not_hidden_are_logged_as_they_came():
@@ -75,6 +90,39 @@ def test_files_are_set_aside_and_the_oldest_leaves(tmp_path):
     name = f"access-{os.getpid()}"
     assert sorted(file.name for file in tmp_path.iterdir()) == [f"{name}.1.jsonl", f"{name}.2.jsonl", f"{name}.jsonl"]
     assert [row["id"] for row in rows(log)] == ["r8"]
+    log.file.close()
+
+
+def test_a_file_that_somebody_else_moves_is_begun_anew_and_stops_nobody(tmp_path):
+    log = AccessLog(tmp_path / "logs")
+    log.note(ENTRY._replace(id="r0"))
+    flush(log)
+    log.path.rename(tmp_path / "rotated")
+    log.note(ENTRY._replace(id="r1"))
+    flush(log)
+    flush(log)
+    assert [row["id"] for row in rows(log)] == ["r1"]
+    shutil.rmtree(log.path.parent)
+    log.note(ENTRY._replace(id="r2"))
+    flush(log)
+    assert [row["id"] for row in rows(log)] == ["r2"] and log.lost == 0
+    log.file.close()
+
+
+def test_a_folder_that_is_taken_away_for_good_costs_lines_and_they_are_counted(tmp_path):
+    log = AccessLog(tmp_path / "logs")
+    log.note(ENTRY)
+    flush(log)
+    shutil.rmtree(log.path.parent)
+    log.path.parent.write_text("in the way")
+    for _ in range(3):
+        log.note(ENTRY)
+        flush(log)
+    assert log.lost == 3
+    log.path.parent.unlink()
+    log.note(ENTRY._replace(id="after"))
+    flush(log)
+    assert [row["id"] for row in rows(log)] == ["after"] and log.lost == 3
     log.file.close()
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from seatrial.serve.redact import KINDS, iban, luhn, redacted, redacted_record
 
 
-@given(st.integers(0, 2**32 - 1), st.sampled_from(["{}", "from {} to", "[{}]", "a={},", "{}."]))
+@given(st.integers(0, 2**32 - 1), st.sampled_from(["{}", "from {} to", "[{}]", "a={},", "{}.", "{}:8080", "host_{}"]))
 def test_every_ipv4_address_is_hidden(number, frame):
     address = str(ipaddress.IPv4Address(number))
     assert address not in redacted(frame.format(address))
@@ -26,6 +26,7 @@ def test_every_number_with_a_luhn_digit_is_hidden_and_its_neighbours_are_not_car
     whole = digits + last
     text = gap.join(whole[i : i + 4] for i in range(0, len(whole), 4))
     assert redacted(f"card {text} ok", ["card"]) == "card [card] ok"
+    assert redacted(f"card_{text}_1", ["card"]) == "card_[card]_1"
     assert not luhn(digits + str((int(last) + 1) % 10))
 
 
@@ -37,7 +38,9 @@ def test_every_account_number_with_a_right_remainder_is_hidden(country, account)
     assert redacted(" ".join(whole[i : i + 4] for i in range(0, len(whole), 4)), ["iban"]) == "[iban]"
 
 
-@pytest.mark.parametrize("address", ["a@b.co", "ann.lee+x@mail.example.org", "ANN_LEE%x@EXAMPLE.COM"])
+@pytest.mark.parametrize(
+    "address", ["a@b.co", "ann.lee+x@mail.example.org", "ANN_LEE%x@EXAMPLE.COM", "max@müller.de", "max@名がドメイン.co"]
+)
 def test_mail_addresses_are_hidden_wherever_they_stand(address):
     assert redacted(f"<{address}>,{address};x={address}") == "<[email]>,[email];x=[email]"
 
