@@ -49,3 +49,13 @@ def test_a_folder_may_be_called_as_a_file_is(tmp_path, net):
     for model in (made, made.folder, str(made.folder)):
         with as_bundle(model, None) as bundle:
             assert bundle == made
+
+
+def test_how_a_model_becomes_a_bundle_may_be_said_to_the_registry_but_not_of_a_bundle(tmp_path, net):
+    from seatrial.engine.export import bundle_of
+
+    with as_bundle(net, ROWS, {"card": {"default": {"prediction": 0.5}}}) as bundle:
+        assert bundle.card["default"] == {"prediction": 0.5}
+    made = bundle_of(net, ROWS, tmp_path / "made")
+    with pytest.raises(ValueError, match="card is said where a bundle is made"), as_bundle(made, None, {"card": {}}):
+        pass

@@ -8,7 +8,7 @@
 | `preparation` | which of a few known steps turns the client's tensors into the graph's, with its parameters |
 | `graph` | the file that holds the learned function |
 | `watch` | which scalars of a request are worth remembering, so that drift can be noticed later |
-| `card` | anything that people should know (training data, metrics); the machine ignores it |
+| `card` | anything that people should know (training data, metrics); the machine heeds `session` (threads) and `default` (an answer for when there is none) |
 
 Nothing in it is code. A pickle runs whatever its author wrote at the moment it is opened; a bundle can only be *looked at*, so it may come from a bucket, a colleague or an attacker. Reading is therefore strict: an unknown format, a missing file, a pickle dressed up as a graph, or a path that leaves the folder is refused in one sentence.
 
@@ -19,7 +19,7 @@ Docs: https://seatrial.github.io/seatrial/engine/bundle.html.md"""
 # %% auto #0
 __all__ = ['Bundle', 'write', 'read', 'prepare', 'watched']
 
-# %% ../../../nbs/engine/04_bundle.ipynb #864a7d2b
+# %% ../../../nbs/engine/04_bundle.ipynb #78753d7c
 import json
 import shutil
 import tempfile
@@ -33,7 +33,7 @@ import numpy as np
 from ..base.settings import CannotDo
 from .content import check_graph, sha256, sniff  # noqa: F401 (all that a bundle is made of)
 from .preparation import PREPARATIONS, HashedNgrams, Plain, Preparation, Tokenizer, kind_of
-from .signature import DATATYPES, Signature, TensorSpec, checked  # noqa: F401 (all that a bundle is made of)
+from .signature import DATATYPES, Signature, TensorSpec, checked, stated  # noqa: F401 (all that a bundle is made of)
 from .watching import TEXT_FEATURES, WIDE, gatherer, watchable
 
 # %% ../../../nbs/engine/04_bundle.ipynb #ce9fb8f4
@@ -84,7 +84,7 @@ def _sources(folder: Path, graph: Path, preparation: Preparation, files: Mapping
     check_graph(graph)
     return sources
 
-# %% ../../../nbs/engine/04_bundle.ipynb #75d53522
+# %% ../../../nbs/engine/04_bundle.ipynb #adbe9b51
 def write(
     folder: Path | str,  # a new or empty folder
     *,
@@ -98,6 +98,7 @@ def write(
     "Put a bundle together: all of it appears at once, or nothing."
     folder, graph, preparation = Path(folder), Path(graph), preparation or Plain()
     _reads(signature, preparation)
+    _states(signature, card or {})
     known = watchable(signature, preparation)
     if unknown := set(watch or ()) - set(known):
         raise ValueError(f"watch must be among {', '.join(known)}, got {', '.join(sorted(unknown))}")
@@ -175,6 +176,12 @@ def _reads(signature: Signature, preparation: Preparation) -> None:
     if (name := getattr(preparation, "input", None)) is not None and name not in texts:
         raise ValueError(f"preparation must read a text of the signature ({', '.join(texts) or 'none'}), got {name!r}")
 
+# %% ../../../nbs/engine/04_bundle.ipynb #697b90d8
+def _states(signature: Signature, card: Mapping) -> None:
+    "Refuse a card with a default that is no answer."
+    if card.get("default") is not None:
+        stated(signature, card["default"])
+
 # %% ../../../nbs/engine/04_bundle.ipynb #fca186bb
 def _facts(path: Path) -> dict:
     "What `bundle.json` says, if it is a format that this release reads."
@@ -202,7 +209,7 @@ def _complete(bundle: Bundle) -> Bundle:
     check_graph(bundle.folder / bundle.graph)
     return bundle
 
-# %% ../../../nbs/engine/04_bundle.ipynb #407070f9
+# %% ../../../nbs/engine/04_bundle.ipynb #a7c4122a
 def read(
     folder: Path | str,  # where a bundle lies
 ) -> Bundle:  # nothing is loaded or run yet
@@ -213,6 +220,7 @@ def read(
         signature, preparation = Signature.from_dict(facts["signature"]), _preparation(facts["preparation"])
         watch, card = tuple(facts["watch"]), dict(facts["card"])
         _reads(signature, preparation)
+        _states(signature, card)
         if odd := set(watch) - set(watchable(signature, preparation)):
             raise ValueError(f"it watches {sorted(odd)}, which its signature does not offer")
     except (AttributeError, KeyError, TypeError, ValueError) as e:

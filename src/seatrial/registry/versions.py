@@ -81,7 +81,7 @@ def locked(
                 time.sleep(0.02)
         yield
 
-# %% ../../../nbs/registry/04_versions.ipynb #1dc653c7
+# %% ../../../nbs/registry/04_versions.ipynb #cbaa88a7
 FILES = frozenset({".onnx", ".pt2", ".pt", ".torchscript"})  # that `engine.export.bundle_of` takes
 
 
@@ -89,16 +89,19 @@ FILES = frozenset({".onnx", ".pt2", ".pt", ".torchscript"})  # that `engine.expo
 def as_bundle(
     model: object,  # a bundle, its folder, or anything that `engine.export.bundle_of` takes
     example: object,  # rows to export with, where the model is not a bundle
+    how: Mapping[str, object] | None = None,  # more of `bundle_of`: ragged, card, preparation …
 ) -> Iterator[Bundle]:  # read or just exported
     "The model as a bundle; one that had to be exported lies in a temporary folder, which is gone afterwards."
     folder = model.folder if isinstance(model, Bundle) else model
     if isinstance(folder, str | Path) and (Path(folder).is_dir() or Path(folder).suffix not in FILES):
+        if how:
+            raise ValueError(f"{min(how)} is said where a bundle is made, and {folder} is one: export it again with it")
         yield read(Path(folder))
         return
     from seatrial.engine.export import bundle_of
 
     with tempfile.TemporaryDirectory() as scratch:
-        yield bundle_of(model, example, Path(scratch) / "bundle")
+        yield bundle_of(model, example, Path(scratch) / "bundle", **(how or {}))
 
 # %% ../../../nbs/registry/04_versions.ipynb #7697bc79
 @contextmanager
@@ -408,7 +411,7 @@ def twin(
         logging.getLogger("seatrial").warning("%s; those given now were not stored", said)
     return same
 
-# %% ../../../nbs/registry/04_versions.ipynb #dd67a7c4
+# %% ../../../nbs/registry/04_versions.ipynb #3a189845
 def registered(
     registry: Registry,  # where to store it
     model: object,  # a bundle, its folder, a torch module, a scikit-learn estimator or the path of an ONNX file
@@ -420,12 +423,13 @@ def registered(
     bump: str | None = None,  # major | minor | patch instead of the rule
     better: str = "lower",  # which direction of the metric is good: lower | higher
     metric: str | None = None,  # which metric decides; by default the first of metrics
+    **how: object,  # where the model is no bundle yet, more of `bundle_of`: ragged, card, preparation …
 ) -> Version:  # the new version; the existing one where the same bytes are registered already under this name
     "Store a model as a new version with checksum, signature, metrics and lineage; the first one becomes champion."
     checked_name(name)
     metrics = checked_metrics(metrics or {})
     checked_words(better, bump, metric, metrics)
-    with as_bundle(model, example) as bundle, locked(registry.settings.paths.artifacts):
+    with as_bundle(model, example, how) as bundle, locked(registry.settings.paths.artifacts):
         reconcile(registry.settings, registry.journal, registry.client)
         before = registry.shelf.versions(name) if name in registry.shelf.names() else ()
         files = dict(sorted(bundle.manifest().items()))
@@ -460,14 +464,14 @@ def settle(
     reconcile(registry.settings, registry.journal, registry.client)
     return registry.shelf.version(version.name, version.version)
 
-# %% ../../../nbs/registry/04_versions.ipynb #2fb47a72
+# %% ../../../nbs/registry/04_versions.ipynb #bb233497
 def register(
     model: object,  # a bundle, its folder, a torch module, a scikit-learn estimator or the path of an ONNX file
     example: object = None,  # rows to export with; not needed for a bundle or an ONNX file
     *,
     name: str,  # letters, digits, '-', '_' and '.'
     settings: Settings | None = None,  # from `base.settings.load()` by default
-    **facts,  # metrics, lineage, bump, better, metric: see `registered`
+    **facts,  # metrics, lineage, bump, better, metric, ragged, card …: see `registered`
 ) -> Version:  # the new version, or the existing one with the same bytes
     "Open the registry, store a model as a new version, close it."
     with Registry(settings) as registry:
