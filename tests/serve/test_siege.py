@@ -2,12 +2,17 @@
 
 import asyncio
 import contextlib
+import queue
+from concurrent.futures import Future, ThreadPoolExecutor
 
+import numpy as np
 import onnx
+import pytest
 from onnx import TensorProto, helper
 
 from seatrial.base.journal import Journal
 from seatrial.base.record import Decision
+from seatrial.base.settings import CannotDo
 from seatrial.engine import bundle as bundles
 from seatrial.rollout.trial import Gate, Plan, plan_to_dict
 from seatrial.serve.arrival import absent, came_back, lost
@@ -15,8 +20,18 @@ from seatrial.serve.batching import draw
 from seatrial.serve.intake import taker
 from seatrial.serve.office import closed, holding, opened
 from seatrial.serve.passage import begin
+from seatrial.serve.pool import Pool, Terms, pin, unload
 from seatrial.serve.protocol import Address
 from tests.serve.harbour import settings_for, shelve, tensor
+
+
+def packed(folder, graph, shape):
+    "A bundle with a graph that makes y, a number for each row, of x."
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    file, spec = folder.parent / f"{folder.name}.onnx", bundles.TensorSpec
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), file)
+    signature = bundles.Signature((spec("x", "FP32", shape),), (spec("y", "FP32", (-1,)),))
+    return bundles.write(folder, signature=signature, graph=file)
 
 
 def ragged(folder, factor):
@@ -28,12 +43,7 @@ def ragged(folder, factor):
         helper.make_node("ReduceSum", ["x", "axes"], ["s"], keepdims=0),
         helper.make_node("Mul", ["s", "c"], ["y"]),
     ]
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    graph, file = helper.make_graph(nodes, "ragged", [x], [y], given), folder.parent / f"{folder.name}.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), file)
-    spec = bundles.TensorSpec
-    signature = bundles.Signature((spec("x", "FP32", (-1, -1)),), (spec("y", "FP32", (-1,)),))
-    return bundles.write(folder, signature=signature, graph=file)
+    return packed(folder, helper.make_graph(nodes, "ragged", [x], [y], given), (-1, -1))
 
 
 @contextlib.contextmanager
@@ -69,3 +79,71 @@ def test_copies_for_a_shadow_that_is_not_loaded_yet_are_stacked_only_with_their_
 
     with quiet_office(its, tmp_path / "nobody.sock") as office:
         assert asyncio.run(copied(office)) == {False: 5, True: 5}
+
+
+def heavy(folder, factor, million=2.5):
+    "A bundle that multiplies by a factor, with a table of some million numbers of which it uses one row."
+    value, constant, n = helper.make_tensor_value_info, helper.make_tensor, int(million * 500_000)
+    zeros = np.zeros((2, n), np.float32).tobytes()
+    given = [constant("c", TensorProto.FLOAT, [2, n], zeros, raw=True), constant("i", TensorProto.INT64, [1], [0])]
+    given += [constant("w", TensorProto.FLOAT, [2], [factor, factor])]
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["s"]),
+        helper.make_node("Gather", ["c", "i"], ["t"], axis=1),
+        helper.make_node("ReduceSum", ["t"], ["z"], keepdims=0),
+        helper.make_node("Add", ["s", "z"], ["y"]),
+    ]
+    x, y = value("x", TensorProto.FLOAT, ["n", 2]), value("y", TensorProto.FLOAT, ["n"])
+    return packed(folder, helper.make_graph(nodes, "heavy", [x], [y], given), (-1, 2))
+
+
+@pytest.fixture
+def hold(tmp_path):
+    "Three versions of 10 MB each: the folder."
+    shelve(tmp_path, {"sum": {"1.0.0": 1.0, "1.1.0": 2.0, "1.2.0": 3.0}}, heavy)
+    return tmp_path
+
+
+def test_a_version_is_booked_with_the_memory_that_it_keeps_not_with_what_its_loader_used_and_freed(hold):
+    pool, booked, files = Pool(hold), [], (hold / "models/sum/1.0.0/model.onnx").stat().st_size
+    for number in ("1.0.0", "1.1.0", "1.2.0", "1.0.0", "1.1.0"):
+        pool.engine("sum", number)
+        booked.append(pool.ledger.sizes["sum", number])
+        unload(pool, ("sum", number))
+    assert max(booked) < 2.5 * files  # the file, its parse and the engine's copy of it together are three times as much
+
+
+def test_two_versions_that_exclude_each_other_and_are_wanted_at_once_are_both_served(hold):
+    heard, pinned = queue.Queue(), ("sum", "1.0.0")
+    pool = Pool(hold, Terms(limit=25 << 20, rest_s=60), told=lambda what, key: heard.put((what, key[1])))
+    pin(pool, "a front", [pinned])
+    pool.engine(*pinned)
+    pool.engine("sum", "1.1.0")  # nobody has used it yet
+    pool.measured[pinned] = pool.measured["sum", "1.1.0"] = pool.ledger.sizes[pinned]
+    with ThreadPoolExecutor(1) as threads:
+        second = threads.submit(pool.engine, "sum", "1.2.0")
+        while heard.get(timeout=20) != ("waiting", "1.2.0"):
+            pass
+        assert not second.done() and ("sum", "1.1.0") in pool.engines
+        assert pool.engine("sum", "1.1.0").run({"x": [[1.0, 1.0]]})["y"].tolist() == [4]
+        assert second.result(20).run({"x": [[1.0, 1.0]]})["y"].tolist() == [6]
+    assert ("sum", "1.1.0") not in pool.engines and pinned in pool.engines
+    assert [heard.get(timeout=20) for _ in range(2)] == [("loading", "1.2.0"), ("loaded", "1.2.0")]
+
+
+def test_who_waits_for_another_load_is_told_when_that_one_fails_and_is_refused_only_for_what_must_stay(hold):
+    heard = queue.Queue()
+    pool = Pool(hold, Terms(limit=15 << 20, rest_s=0), told=lambda what, key: heard.put((what, key[1])))
+    other, flight = ("sum", "1.1.0"), Future()
+    pool.loading[other], pool.ledger.sizes[other] = flight, 10 << 20  # as if it were being loaded by somebody else
+    with ThreadPoolExecutor(1) as threads:
+        waits = threads.submit(pool.engine, "sum", "1.2.0")
+        while heard.get(timeout=20) != ("waiting", "1.2.0"):
+            pass
+        with pool.lock:
+            del pool.loading[other], pool.ledger.sizes[other]
+        flight.set_exception(CannotDo("it fails"))
+        assert waits.result(20).run({"x": [[1.0, 1.0]]})["y"].tolist() == [6]
+    pin(pool, "a front", [("sum", "1.2.0")])
+    with pytest.raises(CannotDo, match=r"must stay: sum 1\.2\.0"):
+        pool.engine("sum", "1.0.0")

@@ -1,9 +1,9 @@
 r"""Which models may stay in memory, and who has to go when another one comes?
 
-**Method.** A worker holds the engines of many versions, and all of them together may occupy `serve.memory_mb`. Let $s_v$ be the size of version $v$, $P$ the versions that must stay (champions, versions of live trials, and whatever is being loaded at this moment) and $M$ the limit. A version $n$ that is to be loaded
+**Method.** A worker holds the engines of many versions, and all of them together may occupy `serve.memory_mb`. Let $s_v$ be the size of version $v$, $P$ the versions that must stay (champions, and versions of live trials) and $M$ the limit. A version $n$ that is to be loaded
 
 1. is *refused* if $s_n + \sum_{v \in P} s_v > M$: even with everybody else gone it would not fit;
-2. otherwise the others leave, the least recently used first, until $s_n + \sum_v s_v \le M$, and not one more than that.
+2. otherwise the others leave, the least recently used first, until $s_n + \sum_v s_v \le M$, and not one more than that. Whoever is being loaded, or has been loaded and not used yet, does not leave: $n$ waits for it.
 
 Least recently used is at most $k$ times worse than a rule that knows the future, where $k$ is the number of versions that fit ([Sleator and Tarjan 1985](https://doi.org/10.1145/2786.2793)), and no rule that does not know the future is better than that.
 
@@ -17,7 +17,7 @@ Docs: https://seatrial.github.io/seatrial/serve/pool.html.md"""
 
 # %% auto #0
 __all__ = ['Key', 'Ledger', 'leaving', 'crowded', 'mega', 'file_bytes', 'resident_bytes', 'trimmed', 'threads_of', 'cores',
-           'Terms', 'Pool', 'fly', 'opened', 'admit', 'pin', 'unload']
+           'Terms', 'Pool', 'fly', 'opened', 'resting', 'seat', 'admit', 'pin', 'unload']
 
 # %% ../../../nbs/serve/23_pool.ipynb #35fe460e
 import ctypes
@@ -108,10 +108,13 @@ def resident_bytes() -> int:  # 0 where the system does not tell
         return 0
     return (resident - shared) * os.sysconf("SC_PAGE_SIZE")
 
-# %% ../../../nbs/serve/23_pool.ipynb #bb6cc176
-def trimmed() -> int:  # bytes that the process has now
+# %% ../../../nbs/serve/23_pool.ipynb #1fbb4daa
+def trimmed(
+    search: bool = True,  # first look for what nobody can reach any more
+) -> int:  # bytes that the process has now
     "Give freed memory back to the system (glibc only)."
-    gc.collect()
+    if search:
+        gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
@@ -135,7 +138,7 @@ def cores() -> int:
     "Cores that this process may use."
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-# %% ../../../nbs/serve/23_pool.ipynb #cad717f3
+# %% ../../../nbs/serve/23_pool.ipynb #5086e68b
 @dataclass(frozen=True, slots=True)
 class Terms:
     "How a worker holds its models."
@@ -145,8 +148,9 @@ class Terms:
     threads: int = 0  # of an engine; 0: what was found best for the bundle, else the library's choice
     workers: int = 1  # that share this machine's cores
     warm: Sequence[int] = (1, 8)  # batch sizes that an engine runs before it counts as loaded
+    rest_s: float = 0.25  # for which a version that nobody has used yet is not sent away for another
 
-# %% ../../../nbs/serve/23_pool.ipynb #561a821d
+# %% ../../../nbs/serve/23_pool.ipynb #9dc74a45
 class Pool:
     "The versions that this worker holds."
 
@@ -162,6 +166,8 @@ class Pool:
         self.engines: dict[Key, Engine] = {}
         self.loading: dict[Key, Future] = {}
         self.measured: dict[Key, int] = {}  # bytes, of every version that ever was here
+        self.fresh: dict[Key, float] = {}  # versions that nobody has used yet: since when
+        self.begun = 0  # loads so far
         self.seconds: dict[Key, float] = {}  # that loading took
         self.refused: dict[Key, tuple[str, float]] = {}  # why, and until when (time.monotonic)
         self.pins: dict[object, set[Key]] = {}  # by who has pinned them
@@ -177,10 +183,12 @@ class Pool:
         with self.lock:
             if key in self.engines:
                 self.ledger.sizes.move_to_end(key)
+                self.fresh.pop(key, None)
                 return self.engines[key]
             flight = self.loading.get(key)
             if mine := flight is None:
                 flight = self.loading[key] = Future()
+                self.begun += 1
         if mine:
             fly(self, key, flight)
         return flight.result()
@@ -206,7 +214,7 @@ def fly(
         pool.told("loaded", key)
     flight.set_result(engine)
 
-# %% ../../../nbs/serve/23_pool.ipynb #b95a4fb1
+# %% ../../../nbs/serve/23_pool.ipynb #85963dd7
 def opened(
     pool: Pool,
     key: Key,  # not open yet
@@ -217,17 +225,51 @@ def opened(
         raise CannotDo(why)
     began, terms, version = time.monotonic(), pool.terms, verify(pool.shelf.version(*key))
     least = file_bytes(version.folder)
-    admit(pool, key, pool.measured.get(key, least))
-    before, alone, bundle = resident_bytes(), len(pool.loading) == 1, read(version.folder)
+    seat(pool, key, pool.measured.get(key, least))
+    begun, alone = pool.begun, len(pool.loading) == 1
+    before, bundle = trimmed(search=False), read(version.folder)
     threads = threads_of(terms.threads, bundle.card, terms.workers, cores())
     engine = load(bundle, device=terms.device, threads=threads)
     engine.warm(rows=terms.warm)
-    gained = resident_bytes() - before if alone and len(pool.loading) == 1 else 0
-    admit(pool, key, max(least, gained, pool.measured.get(key, 0)), engine)
+    gained = trimmed(search=False) - before
+    size = gained if alone and pool.begun == begun else pool.measured.get(key, 0)
+    admit(pool, key, max(least, size), engine)
     pool.seconds[key] = time.monotonic() - began
     return engine
 
-# %% ../../../nbs/serve/23_pool.ipynb #678a5440
+# %% ../../../nbs/serve/23_pool.ipynb #eb88e9b8
+def resting(
+    pool: Pool,
+) -> set[Key]:  # loaded a moment ago
+    "The versions that have just come, for somebody who has not used them yet."
+    since_s = time.monotonic() - pool.terms.rest_s
+    return {key for key, came_s in pool.fresh.items() if came_s > since_s}
+
+# %% ../../../nbs/serve/23_pool.ipynb #18c57410
+def seat(
+    pool: Pool,
+    key: Key,  # about to be loaded
+    size: int,  # bytes, as far as is known
+) -> None:
+    "Enter a version into the ledger; wait while others are in its way only for the moment."
+    waits = False
+    while True:
+        with pool.lock:
+            passing = resting(pool) or any(each in pool.ledger.sizes for each in pool.loading)
+        try:
+            admit(pool, key, size)
+            break
+        except CannotDo:
+            if not passing:
+                raise
+        if not waits:  # the keeper must not take it for a load that hangs
+            pool.told("waiting", key)
+            waits = True
+        time.sleep(0.02)
+    if waits:
+        pool.told("loading", key)
+
+# %% ../../../nbs/serve/23_pool.ipynb #f9eef778
 def admit(
     pool: Pool,
     key: Key,  # that comes, or has come
@@ -236,15 +278,18 @@ def admit(
 ) -> None:
     "Enter a version into the ledger; who has to go for it goes."
     with pool.lock:
-        pool.ledger.stay = {*pool.loading, *(each for pins in pool.pins.values() for each in pins)}
+        stay = {*pool.loading, *(each for pins in pool.pins.values() for each in pins)}
+        pool.ledger.stay = stay if engine is not None else stay | resting(pool)
         gone = leaving(pool.ledger, key, size)
         for each in gone:
             pool.engines.pop(each)
             pool.ledger.sizes.pop(each)
+            pool.fresh.pop(each, None)
         pool.ledger.sizes[key] = size
         if engine is not None:
             pool.engines[key], pool.measured[key] = engine, size
             pool.loading.pop(key)
+            pool.fresh[key] = time.monotonic()
     if gone:
         trimmed()
 
@@ -260,7 +305,7 @@ def pin(
         if not keys:
             del pool.pins[who]
 
-# %% ../../../nbs/serve/23_pool.ipynb #c8691f52
+# %% ../../../nbs/serve/23_pool.ipynb #69e05ce9
 def unload(
     pool: Pool,
     key: Key,  # to be sent away
@@ -270,6 +315,7 @@ def unload(
         engine = pool.engines.pop(key, None)
         if engine is not None:
             pool.ledger.sizes.pop(key)
+            pool.fresh.pop(key, None)
     there = engine is not None
     del engine
     if there:
