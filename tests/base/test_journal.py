@@ -838,6 +838,41 @@ def test_tending_outlives_what_nobody_foresaw_and_says_it_once(journal, caplog):
     assert journal.drain() == 0 and ids(journal.read("outcomes")) == ["r0"]
 
 
+def test_tending_drains_what_is_new_and_nothing_where_nothing_is_new(journal):
+    asked, stop = [], threading.Event()
+
+    class Watched(Journal):
+        def drain(self):
+            asked.append(1)
+            return super().drain()
+
+    with Watched(journal.folder) as watched:
+        tending = threading.Thread(target=tend, args=(watched, stop, 0.001, 7, 3600.0))
+        tending.start()
+        for k in range(3):
+            before = len(asked)
+            journal.append([outcome(k)])
+            while len(asked) == before:
+                stop.wait(0.001)
+        while stop.wait(0.05) or len(asked) != before:  # ends when fifty looks in a row drained nothing
+            before = len(asked)
+        stop.set()
+        tending.join()
+    assert len(asked) == before + 1  # the last round
+
+
+def test_tending_buries_the_files_of_the_dead_though_they_do_not_grow(journal):
+    abandoned, stop = journal.spool.folder / "abandoned.jsonl", threading.Event()
+    with contextlib.closing(Journal(journal.folder)) as tended:
+        tending = threading.Thread(target=tend, args=(tended, stop, 0.001, 7, 0.01))
+        tending.start()
+        abandoned.write_bytes(b"")
+        while abandoned.exists():
+            stop.wait(0.001)
+        stop.set()
+        tending.join()
+
+
 # --- decisions and leases ------------------------------------------------------------------------------------------
 
 
@@ -853,6 +888,18 @@ def test_an_edition_is_new_after_a_commit_of_anybody_and_only_then(journal):
         assert edition(journal) == old  # the spool is no commit
         journal.drain()
         assert edition(journal) != old
+
+
+def test_an_edition_that_was_kept_is_given_up_at_the_next_commit_however_soon_it_comes(journal):
+    with contextlib.closing(Journal(journal.folder)) as other:
+        for round_ in range(3):
+            old = edition(journal)
+            while not journal.known:  # kept, once the files have been left alone for a moment
+                assert edition(journal) == old
+            for k in range(20):
+                made = other.decide(Decision("hold", "quality", f"t{round_}.{k}"))
+                assert edition(journal) != old and journal.decisions(after_id=made.id - 1) == [made]
+                old = edition(journal)
 
 
 def test_decisions_are_numbered_timed_and_found_after_a_number(journal):

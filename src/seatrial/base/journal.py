@@ -9,7 +9,7 @@ Docs: https://seatrial.github.io/seatrial/base/journal.html.md"""
 # %% auto #0
 __all__ = ['DAY_S', 'first_of_each', 'pending', 'unseen', 'day', 'matching', 'rolled', 'cold', 'found', 'horizon', 'newest',
            'joined', 'move', 'drained', 'write_day', 'roll_day', 'oldest_day', 'Archive', 'fsynced', 'Journal',
-           'append_rows', 'tend', 'Decision', 'Outcome', 'Prediction', 'unpack']
+           'append_rows', 'lying', 'tend', 'Decision', 'Outcome', 'Prediction', 'unpack']
 
 # %% ../../../nbs/base/06_journal.ipynb #9d1018f1
 import logging
@@ -385,21 +385,35 @@ def append_rows(
     if rows:
         journal.spool.append(line_of_rows(PREDICTIONS, rows, encode), len(rows))
 
-# %% ../../../nbs/base/06_journal.ipynb #a4705532
+# %% ../../../nbs/base/06_journal.ipynb #1c566169
+def lying(
+    folder: Path,  # of the spool
+) -> dict[str, int]:  # file -> its size, bytes
+    "What lies in the spool, by its looks; nothing, where a file goes while it is looked at."
+    try:
+        with os.scandir(folder) as files:
+            return {file.name: file.stat().st_size for file in files}
+    except FileNotFoundError:
+        return {}
+
+# %% ../../../nbs/base/06_journal.ipynb #989de1e0
 def tend(
     journal: Journal,  # to drain and to roll
     stop: threading.Event,  # ends the loop, after a last round
-    interval_s: float = 0.5,  # between two drains
+    interval_s: float = 0.5,  # between two looks
     hot_days: int = 7,  # that stay in the table
+    idle_s: float = 10.0,  # between two drains while nothing is appended
 ) -> None:
     "Drain and roll until told to stop; meant for a thread of its own."
-    said, rolled, last = "", None, False
+    said, rolled, last, seen, due_s = "", None, False, None, 0.0
     while not last:
         last, today = stop.wait(interval_s), journal.clock() // DAY_S
         try:
-            if journal.drain() or today != rolled:
-                journal.roll(journal.clock() - hot_days * DAY_S)
-            said, rolled = "", today
+            there = lying(journal.spool.folder)
+            if last or there != seen or today != rolled or time.monotonic() >= due_s:
+                if journal.drain() or today != rolled:
+                    journal.roll(journal.clock() - hot_days * DAY_S)
+                said, rolled, seen, due_s = "", today, there, time.monotonic() + idle_s
         except Exception as error:  # nobody else drains: whatever happened, the next round is tried
             rolled = None
             if str(error) != said:
