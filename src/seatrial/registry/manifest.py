@@ -165,7 +165,7 @@ def write_tables(
         replace_text(folder / "aliases.json", json.dumps({"format": 1, "aliases": table}, indent=1) + "\n"),
     )
 
-# %% ../../../nbs/registry/01_manifest.ipynb #ca6980ff
+# %% ../../../nbs/registry/01_manifest.ipynb #e4bf1668
 class Watched:
     "A JSON file that is read again only when it was replaced."
 
@@ -177,14 +177,21 @@ class Watched:
         self.path, self.make = Path(path), make
         self._stamp, self._value = None, make({})
 
+    def stamp(self) -> tuple[int, int, int] | None:  # None: there is no file
+        "What moves when the file is replaced: its time, size and inode."
+        try:
+            stat = os.stat(self.path)
+        except FileNotFoundError:
+            return None
+        return stat.st_mtime_ns, stat.st_size, stat.st_ino
+
     def read(self):
         "The file's content now; a missing file is an empty table, a damaged one is refused."
+        stamp = self.stamp()
         try:
-            stat = self.path.stat()
-            stamp = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
             if stamp != self._stamp:
                 self._value, self._stamp = self.make(json.loads(self.path.read_bytes())), stamp
-        except FileNotFoundError:
+        except FileNotFoundError:  # taken away since
             self._value, self._stamp = self.make({}), None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             remedy = "rebuild it in Python: seatrial.registry.versions.Registry().publish()"
@@ -213,7 +220,7 @@ def named(
         raise UnknownVersion(f"no model named {name!r} is registered; registered: {there}")
     return known[name]
 
-# %% ../../../nbs/registry/01_manifest.ipynb #ab1d18b0
+# %% ../../../nbs/registry/01_manifest.ipynb #0cdd6f25
 class Shelf:
     "The read side of the registry: names, versions and aliases from the two published files."
 
@@ -233,6 +240,10 @@ class Shelf:
     def aliases(self, name: str) -> dict[str, str]:
         "alias → version of one model; empty where it has none."
         return dict(self._aliases.read().get(name, {}))
+
+    def edition(self) -> tuple:  # equal to an earlier one: nothing was published since
+        "What to compare before asking again; both files are looked at and neither is read."
+        return self._aliases.stamp(), self._known.stamp()
 
     def versions(self, name: str) -> tuple[Version, ...]:
         "Every version of a model, lowest number first."
