@@ -1,18 +1,23 @@
 import json
+import random
 import sys
 import threading
 import zlib
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from seatrial.base.settings import CannotDo
-from seatrial.serve.trace import Tracer, batch, exporter, followed, parent, request
+from seatrial.serve.spans import Outbox, Span, line, readable
+from seatrial.serve.trace import LOW, Tracer, batch, begun, exporter, followed, gap, parent, request
 
 HEX = st.text("0123456789abcdefABCDEFg", max_size=34)
 
@@ -77,7 +82,7 @@ def test_spans_in_a_file_are_lines_of_json(tmp_path):
     for i in range(3):
         request(tracer, followed(b"", 1.0), (1.0, 0.0, 1.1), {"seatrial.id": f"r{i}"})
     tracer.close()
-    out.out.close()
+    assert out.out.closed
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["attributes"]["seatrial.id"] for line in lines] == ["r0", "r1", "r2"]
 
@@ -120,3 +125,84 @@ def test_a_collector_gets_the_spans_over_http():
     assert path == "/v1/traces" and resource.resource.attributes[-1].value.string_value == "sea"
     assert {span.name for span in resource.scope_spans[0].spans} == {"infer", "queue"}
     assert resource.scope_spans[0].spans[0].trace_id == follow.trace.to_bytes(16, "big")
+
+
+@given(st.floats(0.001, 1))
+def test_a_trace_that_begins_here_is_one_that_the_share_follows(share):
+    for _ in range(20):
+        follow = begun(share)
+        assert (follow.trace & LOW) < share * 2**64 and follow.trace >> 64 and follow.span and not follow.parent
+
+
+@given(st.sampled_from([0.01, 0.1, 0.5, 0.9]), st.integers(0, 2**32))
+@settings(max_examples=20)
+def test_counting_down_follows_the_share_that_a_coin_for_each_request_would(share, seed):
+    random.seed(seed)
+    n, tracer = 40_000, Tracer(InMemorySpanExporter(), share)
+    turns = np.flatnonzero([tracer.follow() is not None for _ in range(n)])
+    tracer.close()
+    assert abs(len(turns) - n * share) < 6 * (n * share * (1 - share)) ** 0.5
+    again = np.count_nonzero(np.diff(turns) == 1)  # no memory: the one behind a followed one is followed as often
+    assert abs(again - n * share**2) < 6 * (n * share**2) ** 0.5 + 1
+
+
+def test_a_share_of_nothing_or_of_all_needs_no_luck():
+    none, everybody = Tracer(InMemorySpanExporter(), 0.0), Tracer(InMemorySpanExporter(), 1.0)
+    assert not any(none.follow() for _ in range(1000)) and all(everybody.follow() for _ in range(1000))
+    assert gap(1e-18) > 1e9
+    none.close()
+    everybody.close()
+
+
+def test_the_clients_word_does_not_use_up_anybody_elses_turn():
+    tracer = Tracer(InMemorySpanExporter(), 0.5)
+    before, header = tracer.left, f"00-{7:032x}-{9:016x}-0"
+    assert tracer.follow((header + "1").encode()).trace == 7 and tracer.follow((header + "0").encode()) is None
+    assert tracer.left == before
+    tracer.close()
+
+
+SPANS = st.builds(
+    Span,
+    st.sampled_from(["infer", "queue"]),
+    st.integers(1, 2**128 - 1),
+    st.integers(1, 2**64 - 1),
+    st.integers(0, 2**64 - 1),
+    st.floats(1, 4e9),
+    st.floats(1, 4e9),
+    st.dictionaries(st.text(min_size=1, max_size=5), st.integers(0, 9) | st.text(max_size=5), max_size=3),
+    st.lists(st.tuples(st.integers(1, 2**128 - 1), st.integers(1, 2**64 - 1)), max_size=2),
+    st.text(max_size=5),
+)
+
+
+@given(SPANS)
+def test_our_lines_say_what_opentelemetrys_say(span):
+    ours, theirs = (json.loads(text) for text in (line(span, "sea"), readable(span, Resource({})).to_json()))
+    ours["resource"] = theirs["resource"]
+    for said in (ours, theirs):  # half a microsecond may be rounded either way
+        said["times"] = [datetime.fromisoformat(said.pop(key)).timestamp() for key in ("start_time", "end_time")]
+    assert np.allclose(ours.pop("times"), theirs.pop("times"), rtol=0, atol=2e-6) and ours == theirs
+
+
+def test_a_sink_that_fails_loses_spans_and_lives_on(caplog):
+    class Failing:
+        at_once, calls = 64, 0
+
+        def write(self, spans, service):
+            self.calls += 1
+            if self.calls == 1:
+                raise OSError("no space left on device")
+            self.spans = spans
+
+        def close(self):
+            pass
+
+    sink, span = Failing(), Span("infer", 1, 2, 0, 1.0, 2.0)
+    box = Outbox(sink, pause_s=0.0)
+    box.put([span])
+    while sink.calls < 1:
+        pass
+    box.put([span])
+    box.close()
+    assert sink.spans == [span] and "spans could not be sent" in caplog.text
