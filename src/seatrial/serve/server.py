@@ -24,7 +24,7 @@ __all__ = ['CONTROLLER', 'unheard', 'checked_port', 'checked_models', 'private_f
            'accompany', 'end', 'Chores', 'Fleet', 'begin', 'guard', 'leashed', 'run', 'interrupted', 'insist', 'clear',
            'main', 'ordered', 'Running', 'is_ready', 'launch', 'announced', 'serve']
 
-# %% ../../../nbs/serve/49_server.ipynb #3901f706
+# %% ../../../nbs/serve/49_server.ipynb #f2008089
 import errno
 import gc
 import json
@@ -55,6 +55,7 @@ from ..base.journal import Journal, tend
 from ..base.settings import CannotDo, Settings, load
 from ..engine.call import need_gpu
 from ..registry.manifest import Shelf
+from .annex import Annex, checked_annex
 from .berth import Worker, doors, terms_of
 from .front import Front
 from .keeper import die_with
@@ -262,7 +263,7 @@ def leashed(
     if not stop.is_set():
         os.kill(os.getpid(), signal.SIGTERM)
 
-# %% ../../../nbs/serve/49_server.ipynb #10136a00
+# %% ../../../nbs/serve/49_server.ipynb #7a0e3f60
 def run(
     settings: Settings,  # of the server
     host: str,  # address to listen on
@@ -282,6 +283,8 @@ def run(
     fleet = Fleet(Worker(str(folder), str(settings.paths.artifacts), None, rows_max, patience_s), chores)
     paths = doors(folder, fleet.count)
     desk = Desk()
+    if limits.grpc_port:  # inside the front, whose office is open then
+        fleet.app.add_middleware(Annex, settings=settings, desk=desk, host=host)
     fleet.app.add_middleware(Front, settings=settings, path=paths, only=only, desk=desk)
     quiet = {"log_level": "warning", "access_log": False, "server_header": False, "generate_client_file": False}
     quiet |= {"ws": "none", "proxy_headers": False}  # one protocol, and one truth about who asks
@@ -350,7 +353,7 @@ def main(
 
 CONTROLLER = (sys.executable, "-m", "seatrial.app.cli", "trial", "watch")
 
-# %% ../../../nbs/serve/49_server.ipynb #679a760b
+# %% ../../../nbs/serve/49_server.ipynb #6d669823
 def ordered(
     settings: Settings,  # of the server
     name: str | None,  # serve this model alone
@@ -363,6 +366,7 @@ def ordered(
     checked_models(settings, name)
     host = settings.serve.host if host is None else host
     port = checked_port(host, settings.serve.port if port is None else port)
+    checked_annex(settings.serve.grpc_port, host, port)
     controller = settings.serve.controller if controller is None else controller
     command = list(CONTROLLER) if controller is True else list(controller or ()) or None
     order = {"host": host, "port": port, "only": name, "controller": command, "leash": leash}
@@ -427,14 +431,15 @@ def launch(
         time.sleep(0.03)
     return running
 
-# %% ../../../nbs/serve/49_server.ipynb #894f2319
+# %% ../../../nbs/serve/49_server.ipynb #0bb01062
 def announced(
     settings: Settings,  # of the server
     name: str | None,  # served alone; None: all
     url: str,  # where it listens
 ) -> str:  # one line for people
     "What is served where."
-    return f"seatrial serves {', '.join(checked_models(settings, name))} at {url} (Ctrl-C stops it)"
+    also = f", as gRPC on port {settings.serve.grpc_port}" if settings.serve.grpc_port else ""
+    return f"seatrial serves {', '.join(checked_models(settings, name))} at {url}{also} (Ctrl-C stops it)"
 
 # %% ../../../nbs/serve/49_server.ipynb #8b2ac36a
 def serve(
