@@ -1,8 +1,10 @@
+import itertools
+
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seatrial.serve.frames import arrays, checksum, form, frame, messages, opened, parted, slices, stacked
+from seatrial.serve.frames import ROOM, Inbox, arrays, checksum, form, frame, opened, parted, slices, stacked
 
 ARRAYS = st.dictionaries(
     st.text(min_size=1, max_size=5),
@@ -23,15 +25,31 @@ def parts(n, mark):
 @given(st.lists(ARRAYS, max_size=4), st.integers(1, 50))
 def test_frames_survive_any_cutting_of_the_stream(frames, step):
     stream = b"".join(frame({"id": i}, tensors) for i, tensors in enumerate(frames))
-    inbox, found = bytearray(), []
+    inbox, found = Inbox(), []
     for start in range(0, len(stream), step):
-        inbox += stream[start : start + step]
-        found += messages(inbox)
-    assert not inbox and len(found) == len(frames)
+        piece = stream[start : start + step]
+        inbox.room()[: len(piece)] = piece
+        found += inbox.taken(len(piece))
+    assert not inbox.held and len(found) == len(frames)
     for i, (message, tensors) in enumerate(zip(found, frames, strict=True)):
         header, back = opened(message)
         assert header == {"id": i} and back.keys() == tensors.keys()
         assert all(back[name].dtype == tensors[name].dtype and (back[name] == tensors[name]).all() for name in tensors)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 3 * ROOM), min_size=1, max_size=6), st.lists(st.integers(999, 2 * ROOM), min_size=1))
+def test_messages_of_any_size_arrive_whole_and_leave_no_memory_behind(sizes, steps):
+    stream = b"".join(frame({"id": i}, {"x": np.full(size, i, np.uint8)}) for i, size in enumerate(sizes))
+    inbox, found, start, steps = Inbox(), [], 0, itertools.cycle(steps)
+    while piece := stream[start : start + min(next(steps), len(inbox.room()))]:
+        inbox.room()[: len(piece)] = piece
+        found += inbox.taken(len(piece))
+        start += len(piece)
+    assert (inbox.held, len(inbox.view)) == (0, ROOM)
+    for i, (message, size) in enumerate(zip(found, sizes, strict=True)):
+        header, tensors = opened(message)
+        assert header == {"id": i} and tensors["x"].tobytes() == bytes([i]) * size
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=20), st.integers(0, 300))

@@ -14,14 +14,13 @@ Docs: https://seatrial.github.io/seatrial/serve/computation.html.md"""
 # %% auto #0
 __all__ = ['finite', 'computed', 'joined', 'blame', 'answered', 'singly']
 
-# %% ../../../nbs/serve/26_computation.ipynb #9a983379
+# %% ../../../nbs/serve/26_computation.ipynb #02c0df50
 import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from ..base.settings import CannotDo
-from ..engine.bundle import watched
 from ..engine.runtime import Engine
 from .frames import slices
 from .protocol import Refused
@@ -37,7 +36,7 @@ def finite(
             raise Refused(503, f"the model failed on this request: output {name} must be finite, and {told}")
     return outputs
 
-# %% ../../../nbs/serve/26_computation.ipynb #a52b66b4
+# %% ../../../nbs/serve/26_computation.ipynb #e9d0168a
 def computed(
     engine: Engine,  # of the version
     inputs: Mapping[str, np.ndarray],  # all rows, padding among them
@@ -49,12 +48,10 @@ def computed(
     rows, pieces = height if rows is None else rows, []
     for start in range(0, rows, rows_max):
         piece = {name: array[start : start + rows_max] for name, array in inputs.items()}
-        prepared, here = engine.prepare(piece), min(rows_max, rows - start)
+        (prepared, features), here = engine.taken(piece), min(rows_max, rows - start)
         outputs = finite({name: array[:here] for name, array in engine.infer(prepared).items()})
-        features = watched(engine.bundle, piece, prepared)
-        columns = [features[name][:here] for name in engine.bundle.watch]
         found = {f"o:{name}": array for name, array in outputs.items()}
-        pieces.append(found | {"watched": np.array(columns).reshape(len(columns), here)})  # (features, rows)
+        pieces.append(found | {"watched": features[:, :here]})  # (features, rows)
     return joined(pieces)
 
 # %% ../../../nbs/serve/26_computation.ipynb #0b7a53a4

@@ -15,7 +15,7 @@ Docs: https://seatrial.github.io/seatrial/serve/lane.html.md"""
 __all__ = ['NOTHING', 'HELLO', 'Reply', 'reply', 'Link', 'Lane', 'let_in', 'depart', 'shipped', 'arrived', 'returned', 'ask',
            'fallen', 'keep_link', 'keep', 'hang_up']
 
-# %% ../../../nbs/serve/21_lane.ipynb #884a0f4b
+# %% ../../../nbs/serve/21_lane.ipynb #7c99bbff
 import asyncio
 import logging
 import time
@@ -27,7 +27,7 @@ import numpy as np
 
 from .admission import Batch, Scheduler, offer
 from .batching import died, done, draw
-from .frames import frame, messages, opened, slices, stacked
+from .frames import Inbox, frame, opened, slices, stacked
 from .protocol import Refused
 from .turn import Job
 
@@ -70,27 +70,29 @@ def reply(
 # %% ../../../nbs/serve/21_lane.ipynb #0f5c0f73
 HELLO = -1  # number of a worker's first message
 
-# %% ../../../nbs/serve/21_lane.ipynb #12bfe472
-class Link(asyncio.Protocol):
+# %% ../../../nbs/serve/21_lane.ipynb #047f2522
+class Link(asyncio.BufferedProtocol):
     "The HTTP process's end of the socket to one worker."
 
     def __init__(self, lane: "Lane", worker: int, path: str):
         self.lane, self.worker, self.path = lane, worker, path
-        self.line, self.wire, self.pid, self.asked, self.inbox = None, None, 0, {}, bytearray()
+        self.line, self.wire, self.pid, self.asked, self.inbox = None, None, 0, {}, Inbox()
         self.told = b""  # what must stay loaded, as the worker has heard it last
         self.away = asyncio.Event()
         self.away.set()
 
     def connection_made(self, transport):
         "A worker let us in; it counts when it has said hello."
-        self.line, self.told = transport, b""
+        self.line, self.told, self.inbox = transport, b"", Inbox()
         self.away.clear()
-        self.inbox.clear()
 
-    def data_received(self, data):
+    def get_buffer(self, sizehint):
+        "Where the next bytes belong."
+        return self.inbox.room()
+
+    def buffer_updated(self, size):
         "Hand on every message that is complete."
-        self.inbox += data
-        for message in messages(self.inbox):
+        for message in self.inbox.taken(size):
             arrived(self, message)
 
     def connection_lost(self, error):
@@ -164,10 +166,10 @@ def shipped(
     header = {"id": batch.number, "model": model, "version": version, "rows": [job.rows for job in jobs]}
     return stacked(header, jobs[0].inputs.form, [job.inputs.parts for job in jobs], batch.rows, batch.padded)
 
-# %% ../../../nbs/serve/21_lane.ipynb #9262e3ab
+# %% ../../../nbs/serve/21_lane.ipynb #265bf387
 def arrived(
     link: Link,  # to the worker
-    message: bytes,  # from it
+    message: bytes | memoryview,  # from it
 ) -> None:
     "Hand a worker's message to whoever waits for it, and let the next load go."
     header, arrays = opened(message)
