@@ -2,8 +2,12 @@
 
 import asyncio
 import contextlib
+import json
 import queue
+import socket
+import threading
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import onnx
@@ -15,13 +19,15 @@ from seatrial.base.record import Decision
 from seatrial.base.settings import CannotDo
 from seatrial.engine import bundle as bundles
 from seatrial.rollout.trial import Gate, Plan, plan_to_dict
-from seatrial.serve.arrival import absent, came_back, lost
+from seatrial.serve.arrival import absent, came_back, forgotten, lost
 from seatrial.serve.batching import draw
 from seatrial.serve.intake import taker
-from seatrial.serve.office import closed, holding, opened
-from seatrial.serve.passage import begin
+from seatrial.serve.lane import keep
+from seatrial.serve.office import closed, holding, opened, prepare
+from seatrial.serve.passage import begin, predicted
 from seatrial.serve.pool import Pool, Terms, pin, unload
-from seatrial.serve.protocol import Address
+from seatrial.serve.protocol import Address, Refused
+from seatrial.serve.worker import Loop, serve_visitors
 from tests.serve.harbour import settings_for, shelve, tensor
 
 
@@ -147,3 +153,81 @@ def test_who_waits_for_another_load_is_told_when_that_one_fails_and_is_refused_o
     pin(pool, "a front", [("sum", "1.2.0")])
     with pytest.raises(CannotDo, match=r"must stay: sum 1\.2\.0"):
         pool.engine("sum", "1.0.0")
+
+
+@pytest.fixture
+def quay(tmp_path):
+    "A worker in a thread, with a model of two versions: its pool, and how to open an office on it."
+    shelve(tmp_path, {"sum": {"1.0.0": [1.0, 1.0], "1.1.0": [1.0, -1.0]}})
+    path, door = str(tmp_path / "lane.sock"), socket.socket(socket.AF_UNIX)
+    door.bind(path)
+    door.listen()
+    loop = Loop(door, Pool(tmp_path), 64)
+    thread = threading.Thread(target=serve_visitors, args=(loop,))
+    thread.start()
+
+    @contextlib.asynccontextmanager
+    async def staffed(**overrides):
+        with quiet_office(settings_for(tmp_path, **overrides), path) as office:
+            keeping = asyncio.create_task(keep(office.lane, partial(prepare, office, True)))
+            await asyncio.sleep(0)
+            while not office.held:
+                await asyncio.sleep(0.01)
+            try:
+                yield office
+            finally:
+                keeping.cancel()
+
+    yield loop.pool, staffed
+    loop.leave()
+    thread.join(20)
+    assert not thread.is_alive()
+    for file in (door, loop.bell, loop.ring, loop.watch):
+        file.close()
+
+
+SUM = Address("infer", "sum")
+
+
+def test_who_waits_for_an_evicted_version_is_answered_in_time_however_long_it_loads(quay):
+    (pool, staffed), free, heard = quay, threading.Event(), []
+
+    def told(what, key):
+        heard.append(what)
+        assert what != "loading" or free.wait(20)
+
+    async def story():
+        async with staffed(SEATRIAL_SERVE_TIMEOUT_S="1") as office:
+            assert json.loads(await predicted(office, SUM, tensor([[1, 2]])))["outputs"][0]["data"] == [3]
+            assert unload(pool, ("sum", "1.0.0"))
+            pool.told = told
+            with pytest.raises(Refused, match=r"no answer within 1 seconds: sum 1\.0\.0 is being loaded") as refusal:
+                await predicted(office, SUM, tensor([[1, 2]], id="late"))
+            assert refusal.value.status == 504 and heard == ["loading"]
+            answers = []
+            gone = begin(office, SUM, tensor([[3, 4]], id="gone"), answers.append)
+            patient = asyncio.ensure_future(predicted(office, SUM, tensor([[5, 6]], id="patient")))
+            while len(office.fetching) < 2:
+                await asyncio.sleep(0.01)
+            forgotten(office, gone.ticket)
+            free.set()
+            assert json.loads(await patient)["outputs"][0]["data"] == [11] and answers == [] and not office.fetching
+            ended = {row["request_id"]: row["status"] for row in office.journal.read("predictions").to_pylist()}
+            assert ended.pop("late") == "timeout" and ended.pop("patient") == "ok" and [*ended.values()] == ["ok"]
+
+    asyncio.run(story())
+
+
+def test_what_a_load_finds_wrong_is_told_without_the_path_of_the_artifacts(quay, tmp_path):
+    pool, staffed = quay
+
+    async def story():
+        async with staffed() as office:
+            await predicted(office, SUM, tensor([[1, 2]]))
+            assert unload(pool, ("sum", "1.0.0"))
+            (tmp_path / "models/sum/1.0.0/model.onnx").unlink()
+            with pytest.raises(Refused, match=r"model\.onnx is missing") as refusal:
+                await predicted(office, SUM, tensor([[1, 2]]))
+            assert refusal.value.status == 503 and str(tmp_path) not in refusal.value.sentence
+
+    asyncio.run(story())

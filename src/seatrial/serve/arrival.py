@@ -12,9 +12,9 @@ Docs: https://seatrial.github.io/seatrial/serve/arrival.html.md"""
 
 # %% auto #0
 __all__ = ['TICK_S', 'came_back', 'deliver', 'book', 'unrecorded', 'unfit', 'hand_over', 'failed', 'again', 'behind', 'fall_back',
-           'lost', 'turn_away', 'fetched', 'absent', 'tick', 'wound_up', 'noted', 'hung_up', 'forgotten']
+           'lost', 'turn_away', 'fetched', 'absent', 'outwaited', 'tick', 'wound_up', 'noted', 'hung_up', 'forgotten']
 
-# %% ../../../nbs/serve/42_arrival.ipynb #b1016f2d
+# %% ../../../nbs/serve/42_arrival.ipynb #86417094
 import asyncio
 import time
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ from .census import count_batch, spans
 from .lane import Reply, ask, let_in
 from .logbook import record_error, records, written
 from .metrics import counted, refused
-from .office import Office, errand
+from .office import Office, discreet, errand
 from .protocol import Refused
 from .recall import landed, left, stranded
 from .routing import Route
@@ -219,7 +219,7 @@ def turn_away(
     else:
         ticket.tell(refusal)
 
-# %% ../../../nbs/serve/42_arrival.ipynb #039287cb
+# %% ../../../nbs/serve/42_arrival.ipynb #014d76cb
 async def fetched(
     office: Office,  # what all requests share
     link: Any,  # to the worker
@@ -228,30 +228,45 @@ async def fetched(
     "Have a worker load what it lacks, and let a batch in once more."
     try:
         said = await ask(link, {"load": batch.flow.key})
-        trouble = Refused(503, said["error"], retry_after_s=5) if "error" in said else None
+        trouble = Refused(503, discreet(office, said["error"]), retry_after_s=5) if "error" in said else None
     except Refused as refusal:
         trouble = None if office.lane.wires else refusal  # another worker may do it
-    for job in batch.jobs:
-        if job.ticket.job is not job or job.gone:
+    for job in [job for job in batch.jobs if job in office.fetching]:
+        office.fetching.remove(job)
+        if job.ticket.job is not job:
             continue
         try:
             again(office, job) if trouble is None else failed(office, job, trouble)
         except Refused as refusal:
             lost(office, job, refusal)
 
-# %% ../../../nbs/serve/42_arrival.ipynb #68c19ce4
+# %% ../../../nbs/serve/42_arrival.ipynb #4fd7645f
 def absent(
     office: Office,  # what all requests share
     link: Any,  # to the worker
     batch: Any,  # that it could not run
 ) -> None:
     "A worker lacks a version."
+    office.fetching.update([job for job in batch.jobs if job.ticket.job is job and not job.gone])
     errand(office, fetched(office, link, batch))
+    wound_up(office)
+
+# %% ../../../nbs/serve/42_arrival.ipynb #ee1a53c9
+def outwaited(
+    office: Office,  # what all requests share
+    now: float,  # seconds, monotonic
+) -> None:
+    "Tell those whose time is up while a version is loaded."
+    for job in [job for job in office.fetching if job.deadline_s <= now]:
+        office.fetching.remove(job)
+        if job.ticket.job is job:
+            told = f"no answer within {job.deadline_s - job.arrived_s:g} seconds: {' '.join(job.key)} is being loaded"
+            lost(office, job, Refused(504, told))
 
 # %% ../../../nbs/serve/42_arrival.ipynb #4937b91e
 TICK_S = 0.05  # between two looks at those who wait
 
-# %% ../../../nbs/serve/42_arrival.ipynb #5aaa70cb
+# %% ../../../nbs/serve/42_arrival.ipynb #291d1e93
 def tick(
     office: Office,  # what all requests share
 ) -> None:
@@ -260,7 +275,8 @@ def tick(
     office.ticking = False  # should what follows fail, the next request starts the timer again
     waits = sweep(lane, limit_s)
     counted(office.tally, "worker_hangs", by=dismissed(lane, 2 * limit_s))
-    for job in waiting(lane):
+    outwaited(office, now)
+    for job in (*waiting(lane), *office.fetching):
         ticket = job.ticket
         if ticket.receive and ticket.watcher is None and now - job.arrived_s > 0.25:
             ticket.watcher = asyncio.create_task(hung_up(office, ticket))
@@ -271,7 +287,7 @@ def tick(
     blocked, office.blocked = office.blocked, []
     for back, good in blocked:
         deliver(office, back, good, now)
-    if waits:
+    if waits or office.fetching:
         wound_up(office)
 
 # %% ../../../nbs/serve/42_arrival.ipynb #4b1d04f5
