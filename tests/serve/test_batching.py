@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from seatrial.serve.admission import Scheduler, activate, cancel, drain_s, flow_of, offer
+from seatrial.serve.admission import Scheduler, activate, cancel, drain_s, flow_of, full, offer
 from seatrial.serve.batching import clear, died, done, draw, everybody, expire, forget, overdue, preferred_rows
 from seatrial.serve.protocol import Refused
 from seatrial.serve.turn import AGAIN, LATE, SENT, WAITING, Job, learn
@@ -378,3 +378,18 @@ def test_copies_never_ride_along_with_requests():
     offer(s, Job(flow_of(s, ("film", "1")), None), 0.0)
     assert [batch.flow.shadow for batch in draw(s, 0.0)] == [False]
     assert [batch.flow.shadow for batch in draw(s, 0.0, "other")] == [True]
+
+
+@given(st.integers(1, 50), st.lists(st.tuples(st.integers(1, 8), st.integers(0, 99)), max_size=40))
+def test_whoever_is_told_that_the_queue_is_full_would_have_been_refused(most, asked):
+    s = Scheduler(queue_rows=most, queue_bytes=1000)
+    film, told = flow_of(s, ("film", "1")), []
+    for i, (rows, size) in enumerate(asked):
+        before = full(s, float(i))
+        try:
+            offer(s, Job(film, None, rows, size=size), float(i))
+            assert before is None
+        except Refused as refusal:
+            told.append(refusal.status)
+            assert before is None or (before.status == 429 and before.retry_after_s >= 1)
+    assert set(told) <= {413, 429}
