@@ -43,6 +43,16 @@ def test_any_json_is_a_request_or_is_refused(document):
         assert all(array.dtype == np.dtype(DATATYPES[datatype]) for _, datatype, array in asked.tensors)
 
 
+@pytest.mark.parametrize("datatype", [name for name in DATATYPES if name not in ("BYTES", "BOOL")])
+@pytest.mark.parametrize(
+    "data", [[True, 2], [2, False], [[1], [True]], [[[0, 1], [True, 0]]], [1.0, True], [None, True]]
+)
+def test_truth_is_not_a_number_wherever_it_stands(datatype, data):
+    shape = list(np.array(data, object).shape)
+    with pytest.raises(Refused, match=datatype):
+        tensor({"name": "x", "datatype": datatype, "shape": shape, "data": data}, 0)
+
+
 @settings(max_examples=200)
 @given(
     st.sampled_from([name for name in DATATYPES if "INT" in name]),

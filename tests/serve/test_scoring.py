@@ -88,9 +88,26 @@ def test_a_wide_input_takes_columns_in_the_tables_order():
     assert "the columns must be x" in refusal(b"a,b,c\n1,2,3\n", "text/csv", wide).sentence
 
 
+WIDE = [{"name": "x", "datatype": "FP32", "shape": [-1, -1]}]
+
+
+@pytest.mark.parametrize("field", ["1_0", "٣", "0x1", "1,5", "one"])
+def test_a_field_of_a_csv_file_is_a_number_as_everybody_writes_it_or_refused(field):
+    wide = [{"name": "x", "datatype": "FP32", "shape": [-1, 2]}]
+    assert "must be FP32" in refusal(f'a,b\n"{field}",2\n'.encode(), "text/csv", wide).sentence
+
+
+def test_records_that_would_make_a_far_larger_table_are_refused():
+    sparse = [{f"c{i}": 1} for i in range(20_000)]
+    assert "too sparse" in refusal(orjson.dumps({"dataframe_records": sparse}), "", WIDE).sentence
+    assert scored(orjson.dumps({"dataframe_records": sparse[:100]}), "", WIDE).tensors[0][2].shape == (100, 100)
+
+
 @pytest.mark.parametrize(
     ("document", "says"),
     [
+        ({"inputs": {"text": ["a", "b"], "age": [1, 2], "score": [True, 1.5]}}, "input 'score'"),
+        ({"inputs": {"text": ["a", "b"], "age": [True, 2], "score": [1, 1.5]}}, "INT64"),
         ({}, "exactly one of"),
         ({"inputs": [1], "instances": [1]}, "exactly one of"),
         ({"inputs": [1], "extra": 1}, "exactly one of"),

@@ -59,7 +59,7 @@ def split_table(
             raise Refused(400, f"dataframe_split: row {i} must have {len(names)} values, got {shown(row)}")
     return {name: [row[i] for row in rows] for i, name in enumerate(names)}
 
-# %% ../../../nbs/serve/04_scoring.ipynb #1d88266e
+# %% ../../../nbs/serve/04_scoring.ipynb #c75e421f
 def records_table(
     value: Any,  # of dataframe_records, or of instances
     form: str = "dataframe_records",  # for the sentence
@@ -67,7 +67,10 @@ def records_table(
     "Columns of records; a missing value is None."
     if not isinstance(value, list) or not all(isinstance(record, dict) for record in value):
         raise Refused(400, f"{form} must be a list of objects, got {shown(value)}")
-    names = dict.fromkeys(name for record in value for name in record)
+    names, cells = dict.fromkeys(name for record in value for name in record), sum(map(len, value))
+    if len(names) * len(value) > 16 * cells + 100_000:  # else a small body fills the memory
+        size = f"{len(value)} records have {len(names)} names in all, and {cells} values"
+        raise Refused(400, f"{form} must not be too sparse for a table: {size}")
     return {name: [record.get(name) for record in value] for name in names}
 
 # %% ../../../nbs/serve/04_scoring.ipynb #474abd6e
@@ -87,7 +90,7 @@ def csv_table(
         raise Refused(400, f"CSV: every column must have a name of its own, got {shown(names)}")
     return {name: [row[i] or None for row in rows] for i, name in enumerate(names)}
 
-# %% ../../../nbs/serve/04_scoring.ipynb #e141b6c7
+# %% ../../../nbs/serve/04_scoring.ipynb #1fed2d39
 def numbers(
     texts: Sequence[str | None],  # of one column
     datatype: str,  # a key of DATATYPES, not BYTES
@@ -98,6 +101,8 @@ def numbers(
     try:
         if datatype == "BOOL":
             return [truths[text.lower()] for text in texts]
+        if "_" in (whole := "".join(filter(None, texts))) or not whole.isascii():  # Python would read 1_0 as ten
+            raise ValueError
         return [None if text is None else made(text) for text in texts]
     except (ValueError, KeyError, AttributeError):
         raise Refused(400, f"{where}: every value must be {datatype}, got {shown(list(texts))}") from None
