@@ -11,15 +11,17 @@ Docs: https://seatrial.github.io/seatrial/serve/vigil.html.md"""
 # %% auto #0
 __all__ = ['sweep', 'waiting', 'hung', 'dismissed']
 
-# %% ../../../nbs/serve/22_vigil.ipynb #f23ae89a
+# %% ../../../nbs/serve/22_vigil.ipynb #9d13a50d
 import logging
 import os
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 from .batching import clear, everybody, expire, overdue
+from .inquest import accuse
 from .lane import Lane, Link
 from .protocol import Refused
 from .turn import Job
@@ -54,7 +56,7 @@ def hung(
     late = overdue(lane.scheduler, time.monotonic(), limit_s)
     return [link for link in lane.links if link.worker in late]
 
-# %% ../../../nbs/serve/22_vigil.ipynb #b71f489c
+# %% ../../../nbs/serve/22_vigil.ipynb #f91dec4c
 def dismissed(
     lane: Lane,  # the near end
     limit_s: float,  # how long a load may be out
@@ -63,6 +65,7 @@ def dismissed(
     late = [link for link in hung(lane, limit_s) if link.pid]
     for link in late:
         logging.getLogger(__name__).warning("worker %d has not answered for %g s and is killed", link.worker, limit_s)
+        accuse(Path(link.path).parent, link.pid, limit_s)
         with suppress(ProcessLookupError):
             os.kill(link.pid, signal.SIGKILL)
         link.pid = 0
