@@ -179,19 +179,19 @@ def hear(
             for what, key in map(json.loads, text.splitlines()):
                 note(keeper, what, tuple(key))
 
-# %% ../../../nbs/serve/25_keeper.ipynb #9c0b603e
+# %% ../../../nbs/serve/25_keeper.ipynb #540d65fb
 def note(
     keeper: Keeper,
-    what: str,  # loading, loaded, failed, evicted or forgiven
+    what: str,  # loading, waiting, loaded, failed, evicted or forgiven
     key: Key,  # model, version
 ) -> None:
     "Remember what the worker has told."
     if what == "loading":
         keeper.loading[key] = time.monotonic()
-    elif what in ("loaded", "failed"):
-        keeper.loading.pop(key, None)
-    else:
+    elif what in ("evicted", "forgiven"):
         enter(keeper, what, key)
+    else:
+        keeper.loading.pop(key, None)
 
 # %% ../../../nbs/serve/25_keeper.ipynb #187128bd
 def enter(
