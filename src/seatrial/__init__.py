@@ -203,6 +203,19 @@ from importlib import import_module
 
 __version__ = "0.1.0"
 
+TYPE_CHECKING = False  # what a type checker takes for true: it should know the face as it is
+if TYPE_CHECKING:
+    from .base.journal import Journal
+    from .client.asynchronous import AsyncClient
+    from .client.blocking import Client
+    from .drift.shift import shift
+    from .engine.fit import fit
+    from .engine.runtime import load
+    from .operate.controller import Controller
+    from .registry.versions import Registry, register
+    from .rollout.trial import Plan
+    from .stats.sequential import always_valid
+
 FACE = {  # name -> the room and module that it lives in; loaded on first use
     "AsyncClient": "client.asynchronous",
     "Client": "client.blocking",

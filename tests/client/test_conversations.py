@@ -103,7 +103,7 @@ def test_a_client_keeps_one_connection_however_often_it_must_connect(toy):
         for _ in range(5):
             client.outcome("id", "total", 1.0)
             [wire] = client.wires.idle
-            wire.sock.close()
+            wire.close()
         client.close()
         client.outcome("id", "total", 1.0)
         assert len(client.wires.idle) == 1

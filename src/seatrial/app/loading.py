@@ -1,6 +1,6 @@
 """How does a person find out what a server can bear?
 
-**Method.** `seatrial load` sends traffic and measures from the moments that were planned ([Load](../client/09_load.ipynb)). What it sends are the rows of a file, which come back with their truth as an outcome, or rows that are made up from what the model says that it takes. When it sends them is a course: `--rate-rps 200`, a ramp `10-500`, steps `100:30,200:30`; without one, every connection asks as soon as it has its answer. `--find-rate` looks for the highest rate that keeps a limit ([Ceiling](../client/10_ceiling.ipynb)).
+**Method.** `seatrial load` sends traffic and measures from the moments that were planned ([Load](../client/10_load.ipynb)). What it sends are the rows of a file, which come back with their truth as an outcome, or rows that are made up from what the model says that it takes. When it sends them is a course: `--rate-rps 200`, a ramp `10-500`, steps `100:30,200:30`; without one, every connection asks as soon as it has its answer. `--find-rate` looks for the highest rate that keeps a limit ([Ceiling](../client/11_ceiling.ipynb)).
 
 The exit status is a verdict: 0 done, 1 the limit was not kept, 2 wrong usage, 3 requests failed or nobody answered.
 

@@ -13,19 +13,20 @@ Docs: https://seatrial.github.io/seatrial/client/patience.html.md"""
 # %% auto #0
 __all__ = ['Steps', 'LATER', 'Budget', 'told_s', 'Patience', 'Sending', 'Reply', 'persist', 'settled']
 
-# %% ../../../nbs/client/02_patience.ipynb #77cb2216
+# %% ../../../nbs/client/02_patience.ipynb #ff9fc893
 import random
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 
 from ..base.settings import CannotDo
-from .question import sentence
+from .question import sentence, unpacked
 from ..serve.protocol import Refused
 
-# %% ../../../nbs/client/02_patience.ipynb #20dbc2d4
+# %% ../../../nbs/client/02_patience.ipynb #6cfe353c
 class Budget:
     "How many retries a client may still make; safe to share between threads."
 
@@ -34,7 +35,7 @@ class Budget:
         share: float = 0.1,  # of the calls that may be tried again, 0 to 1
         burst: float = 10.0,  # retries that it begins with and can save up
     ):
-        if not 0 <= share <= 1 or burst < 0:
+        if not (0 <= share <= 1 and burst >= 0):
             raise ValueError(f"want share from 0 to 1 and burst from 0, got share={share}, burst={burst}")
         self.share, self.burst, self.tokens, self.lock = share, burst, burst, threading.Lock()
 
@@ -110,31 +111,30 @@ Steps = Generator[Sending | float, Reply | None, Reply]
 # %% ../../../nbs/client/02_patience.ipynb #731d6f2c
 LATER = frozenset({0, 429, 503, 504})
 
-# %% ../../../nbs/client/02_patience.ipynb #19ab8bde
+# %% ../../../nbs/client/02_patience.ipynb #a246ba41
 def persist(
     make: Callable[[float], Sending],  # the request, given the seconds that are left
     patience: Patience,
     timeout_s: float,  # for everything together
 ) -> Steps:  # yields what to send, or how long to pause; returns the last reply
     "Ask until there is an answer, or no sense in asking again."
-    end = patience.clock() + timeout_s
+    end, left, retry = patience.clock() + timeout_s, timeout_s, 0
     patience.budget.earn()
-    left = timeout_s
-    for retry in range(1, patience.retries + 2):
+    while True:
+        retry += 1
         reply = yield make(left)
         assert reply is not None
         if reply.status not in LATER or retry > patience.retries:
-            break
+            return reply
         pause = patience.pause(retry, reply.headers.get("retry-after", ""))
         if patience.clock() + pause >= end or not patience.budget.spend():
-            break
+            return reply
         yield pause
         left = end - patience.clock()
         if left <= 0:
-            break
-    return reply
+            return reply
 
-# %% ../../../nbs/client/02_patience.ipynb #1043430f
+# %% ../../../nbs/client/02_patience.ipynb #131c369a
 def settled(
     reply: Reply,
     url: str,  # of the server, for the sentence
@@ -147,4 +147,7 @@ def settled(
         hint = "" if "timed out" in said else "; is a server running there? `seatrial serve` starts one"
         raise CannotDo(f"no answer from {url} ({said}){hint}")
     retry_s = told_s(reply.headers.get("retry-after", ""), time.time()) if reply.status in LATER else None
-    raise Refused(reply.status, sentence(reply.content), retry_s)
+    body = reply.content
+    with suppress(Refused):  # packed otherwise than it says: then as it came
+        body = unpacked(body, reply.headers.get("content-encoding", ""))
+    raise Refused(reply.status, sentence(body), retry_s)
