@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import queue
+import resource
 import socket
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,7 +24,7 @@ from seatrial.serve.arrival import absent, came_back, forgotten, lost
 from seatrial.serve.batching import draw
 from seatrial.serve.intake import taker
 from seatrial.serve.lane import keep
-from seatrial.serve.office import closed, holding, opened, prepare
+from seatrial.serve.office import closed, health, holding, opened, prepare
 from seatrial.serve.passage import begin, predicted
 from seatrial.serve.pool import Pool, Terms, pin, unload
 from seatrial.serve.protocol import Address, Refused
@@ -211,7 +212,10 @@ def test_who_waits_for_an_evicted_version_is_answered_in_time_however_long_it_lo
                 await asyncio.sleep(0.01)
             forgotten(office, gone.ticket)
             free.set()
-            assert json.loads(await patient)["outputs"][0]["data"] == [11] and answers == [] and not office.fetching
+            assert json.loads(await patient)["outputs"][0]["data"] == [11]
+            while office.fetching:
+                await asyncio.sleep(0.01)
+            assert answers == []
             ended = {row["request_id"]: row["status"] for row in office.journal.read("predictions").to_pylist()}
             assert ended.pop("late") == "timeout" and ended.pop("patient") == "ok" and [*ended.values()] == ["ok"]
 
@@ -229,5 +233,40 @@ def test_what_a_load_finds_wrong_is_told_without_the_path_of_the_artifacts(quay,
             with pytest.raises(Refused, match=r"model\.onnx is missing") as refusal:
                 await predicted(office, SUM, tensor([[1, 2]]))
             assert refusal.value.status == 503 and str(tmp_path) not in refusal.value.sentence
+
+    asyncio.run(story())
+
+
+def test_a_server_that_can_serve_none_of_its_models_is_not_ready_and_finds_out_when_it_can_again(quay, tmp_path):
+    graph = tmp_path / "models/sum/1.0.0/model.onnx"
+    sound = graph.read_bytes()
+    graph.write_bytes(sound[:-1] + b"!")
+
+    async def story():
+        async with quay[1]() as office:
+            status, said = health(office)
+            assert status == 503 and "sum 1.0.0 is champion and cannot be served" in said["reasons"][0]
+            graph.write_bytes(sound)
+            office.held["sum", "1.0.0"].until_s = 0.0  # five seconds later
+            while health(office)[0] != 200:  # nobody asks for a prediction
+                await asyncio.sleep(0.01)
+            assert health(office)[1]["reasons"] == []
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize(("policy", "status"), [("shed", 503), ("block", 503), ("drop", 200)])
+def test_health_says_when_nothing_can_be_recorded_and_when_it_can_again(quay, policy, status):
+    async def story():
+        async with quay[1](SEATRIAL_JOURNAL_WHEN_FULL=policy) as office:
+            limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+            try:
+                said = health(office)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            assert said[0] == status
+            assert said[1]["reasons"] == ["the journal cannot be written (File too large): free the disk"]
+            assert health(office)[0] == 200 and health(office)[1]["reasons"] == []
 
     asyncio.run(story())

@@ -14,10 +14,10 @@ Docs: https://seatrial.github.io/seatrial/serve/office.html.md"""
 
 # %% auto #0
 __all__ = ['OPEN', 'Held', 'Office', 'gauges', 'opened', 'scheduler', 'listed', 'closed', 'loaded', 'discreet', 'asked_for',
-           'any_of', 'holding', 'wanted', 'errand', 'prepare', 'pinned', 'health', 'pretenders', 'described',
-           'model_ready', 'received']
+           'any_of', 'holding', 'wanted', 'errand', 'prepare', 'pinned', 'health', 'unserved', 'pretenders',
+           'described', 'model_ready', 'received']
 
-# %% ../../../nbs/serve/39_office.ipynb #1f135e0a
+# %% ../../../nbs/serve/39_office.ipynb #2c140b89
 import asyncio
 import secrets
 import time
@@ -39,6 +39,7 @@ from .frames import frame
 from .guard import Guard
 from .intake import Taker, taker
 from .lane import Lane, Link, Reply, ask, hang_up
+from .logbook import unwritable
 from .metrics import Tally, counted
 from .protocol import Address, Refused, outcomes
 from .repository import Counts
@@ -289,18 +290,37 @@ def pinned(
             link.told = message
             link.wire.write(message)
 
-# %% ../../../nbs/serve/39_office.ipynb #9efd30ac
+# %% ../../../nbs/serve/39_office.ipynb #f97561b2
 def health(
     office: Office,  # what all requests share
 ) -> tuple[int, dict]:  # HTTP status, what to say
-    "Ready means: a worker is there, models are known, and the journal can be read and written."
+    "Ready means: a worker is there, a model can be served, and the journal can be read and written."
     troubles = [] if office.lane.wires else ["no worker is running; it is being restarted"]
     if hung(office.lane, office.settings.serve.timeout_s):
         troubles.append("the worker holds requests for longer than serve.timeout_s and may hang")
     troubles += [] if office.router.table else ["no model is registered"]
     troubles += [office.router.trouble] if office.router.trouble else []
-    said = {"status": "not ready" if troubles else "ready", "reasons": troubles + pretenders(office)}
-    return (503 if troubles else 200), said | {"models": sorted(office.router.table)}
+    full, failing = unwritable(office.journal), pretenders(office)
+    troubles += [full] if full and office.settings.journal.when_full != "drop" else []
+    ready = not troubles and (not failing or len(unserved(office)) < len(office.router.table))
+    reasons = [*troubles, *failing, *([full] if full and full not in troubles else [])]
+    said = {"status": "ready" if ready else "not ready", "reasons": reasons}
+    return (200 if ready else 503), said | {"models": sorted(office.router.table)}
+
+# %% ../../../nbs/serve/39_office.ipynb #5730d5f0
+def unserved(
+    office: Office,  # what all requests share
+) -> list[str]:  # names
+    "The models whose champion cannot be served, and for which nobody answers instead."
+    found = []
+    for policy in office.router.table.values():
+        key, reigning = (policy.model, policy.champion), office.reigns.get(policy.model, "")
+        held = office.held.get(key)
+        if held is not None and held.taker is None and reigning in ("", policy.champion):
+            found.append(policy.model)
+            if time.monotonic() > held.until_s and key not in office.asking:
+                errand(office, loaded(office, key))
+    return found
 
 # %% ../../../nbs/serve/39_office.ipynb #a2756602
 def pretenders(
