@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import time
 
 import pytest
 
@@ -57,3 +58,28 @@ def test_a_request_that_found_the_queue_full_is_computed_when_it_comes_again(har
             assert speaker.say(tensor(THRICE))[0] == 429
     with Speaker(running.url) as speaker:
         assert speaker.say(tensor(THRICE))[0] == 200
+
+
+def test_a_leader_whose_time_is_up_takes_nobody_with_it(harbour):
+    running, _ = harbour
+    with contextlib.ExitStack() as stack:
+        leader, other, another = (stack.enter_context(Speaker(running.url)) for _ in range(3))
+        with stopped(running):
+            leader.socket.sendall(spelt(tensor([[8, 8]], parameters={"timeout": 300_000})))
+            read(running)
+            for each in (other, another):
+                each.socket.sendall(spelt(tensor([[8, 8]])))
+            assert leader.answer()[0] == 504
+        assert [each.answer()[0] for each in (other, another)] == [200, 200]
+
+
+def test_who_joins_with_little_time_is_told_when_it_is_up(harbour):
+    running, _ = harbour
+    with Speaker(running.url) as leader, Speaker(running.url) as other, stopped(running):
+        leader.socket.sendall(spelt(tensor([[9, 9]])))
+        read(running)
+        began = time.monotonic()
+        assert other.say(tensor([[9, 9]], parameters={"timeout": 300_000}))[0] == 504
+        assert time.monotonic() - began < 9  # and not with the leader, after ten
+    with Speaker(running.url) as speaker:
+        assert speaker.say(tensor([[9, 9]]))[0] == 200

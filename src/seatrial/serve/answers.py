@@ -52,7 +52,7 @@ async def plainly(
     "Ask for a prediction, and wait for its arrays."
     return await settled(lambda tell: asked_for(office, place, asked, tell, receive, True, *terms))
 
-# %% ../../../nbs/serve/45_answers.ipynb #3d746f58
+# %% ../../../nbs/serve/45_answers.ipynb #833eaa29
 async def infer(
     office: Office,
     call: Call,
@@ -60,7 +60,7 @@ async def infer(
 ) -> Said | None:  # None: the client has left
     "A prediction in the Open Inference Protocol."
     length = call.header(b"inference-header-content-length")
-    if not length and b"binary_data" not in call.body:
+    if not length and not any(word in call.body for word in binary.WORDS):
         body = await predicted(office, where(call), call.body, receive)
         return body if body is None else Said(body)
     if length and not (length.isascii() and length.isdigit()):

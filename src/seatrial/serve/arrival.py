@@ -12,9 +12,10 @@ Docs: https://seatrial.github.io/seatrial/serve/arrival.html.md"""
 
 # %% auto #0
 __all__ = ['TICK_S', 'came_back', 'deliver', 'book', 'unrecorded', 'unfit', 'hand_over', 'failed', 'again', 'behind', 'fall_back',
-           'lost', 'turn_away', 'fetched', 'absent', 'outwaited', 'tick', 'wound_up', 'noted', 'hung_up', 'forgotten']
+           'lost', 'turn_away', 'noticed', 'fetched', 'absent', 'outwaited', 'tick', 'wound_up', 'noted', 'hung_up',
+           'forgotten']
 
-# %% ../../../nbs/serve/42_arrival.ipynb #86417094
+# %% ../../../nbs/serve/42_arrival.ipynb #ad577461
 import asyncio
 import time
 from collections.abc import Sequence
@@ -30,7 +31,7 @@ from .logbook import record_error, records, written
 from .metrics import counted, refused
 from .office import Office, discreet, errand
 from .protocol import Refused
-from .recall import landed, left, stranded
+from .recall import bereft, landed, late, left, stranded
 from .routing import Route
 from .ticket import Ticket, batchful, tell
 from .turn import Job
@@ -135,7 +136,7 @@ def hand_over(
         if job.ticket.flight is not None:
             landed(office, job, {name: array[cut] for name, array in reply.outputs.items()})
 
-# %% ../../../nbs/serve/42_arrival.ipynb #916f6990
+# %% ../../../nbs/serve/42_arrival.ipynb #495750f8
 def failed(
     office: Office,  # what all requests share
     job: Job,  # with the request's ticket
@@ -143,8 +144,8 @@ def failed(
 ) -> None:
     "A job failed inside the worker: the champion steps in, or the client is told."
     if job.ticket.flight is not None:
-        for other in stranded(office, job.ticket):
-            failed(office, Job(job.flow, job.inputs, job.rows, other, job.arrived_s, job.deadline_s), refusal)
+        for other, why in bereft(office, job, refusal):
+            failed(office, other, why)
     if refusal.status != 400 and fall_back(office, job.key[0], job.ticket, refusal):
         try:
             return again(office, job)
@@ -192,13 +193,16 @@ def fall_back(
     ticket.route = Route(champion)
     return True
 
-# %% ../../../nbs/serve/42_arrival.ipynb #93f25b2a
+# %% ../../../nbs/serve/42_arrival.ipynb #6e9f69d8
 def lost(
     office: Office,  # what all requests share
     job: Job,  # with the request's ticket
     refusal: Refused,  # why there is no answer
 ) -> None:
-    "Nobody answered: record it and tell the client."
+    "Nobody answered: record it and tell the client, and those who waited for the same answer."
+    if job.ticket.flight is not None:
+        for other, why in bereft(office, job, refusal):
+            lost(office, other, why)
     if refusal.status != 429 and (refusal.status != 400 or job.ticket.tell is None):
         record_error(office.journal, job.key[0], job.ticket, refusal)
     turn_away(office, job, refusal)
@@ -218,6 +222,19 @@ def turn_away(
         refused(office.tally, refusal.status, (*job.key, ticket.route.variant))
     else:
         ticket.tell(refusal)
+
+# %% ../../../nbs/serve/42_arrival.ipynb #97da1871
+def noticed(
+    office: Office,  # what all requests share
+    refusal: Refused,  # that somebody is told
+) -> None:
+    "Count a refusal."
+    refused(office.tally, refusal.status)
+    who, limit, _ = refusal.sentence.removeprefix("too many requests from ").partition(": the limit is guard.")
+    if refusal.status in (401, 403):
+        counted(office.tally, "unauthorized", str(refusal.status))
+    elif refusal.status == 429 and limit:
+        counted(office.tally, "rate_limited", who if who in office.guard.ring.keys else "")
 
 # %% ../../../nbs/serve/42_arrival.ipynb #014d76cb
 async def fetched(
@@ -266,7 +283,7 @@ def outwaited(
 # %% ../../../nbs/serve/42_arrival.ipynb #4937b91e
 TICK_S = 0.05  # between two looks at those who wait
 
-# %% ../../../nbs/serve/42_arrival.ipynb #291d1e93
+# %% ../../../nbs/serve/42_arrival.ipynb #6e49a61a
 def tick(
     office: Office,  # what all requests share
 ) -> None:
@@ -284,6 +301,10 @@ def tick(
         flush(office.access)
     if office.cache is not None:
         purge(office.cache, now)
+        for model, ticket in late(office, now):
+            refusal = Refused(504, f"no answer within {min(ticket.timeout_s or limit_s, limit_s):g} seconds")
+            record_error(office.journal, model, ticket, refusal)
+            ticket.tell(refusal)
     blocked, office.blocked = office.blocked, []
     for back, good in blocked:
         deliver(office, back, good, now)
