@@ -12,7 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from seatrial.base.settings import CannotDo
 from seatrial.engine.call import has_gpu
-from seatrial.serve.pool import Ledger, Pool, Terms, leaving, pin, threads_of, unload
+from seatrial.serve.pool import Pool, Terms, pin, threads_of, unload
+from seatrial.serve.tenancy import Ledger, leaving
 from tests.serve.harbour import shelve
 
 KEYS = st.tuples(st.sampled_from("abcdefgh"), st.sampled_from(["1.0.0", "2.0.0"]))
