@@ -29,7 +29,7 @@ __all__ = ['ACTIONS', 'SERVICE', 'RIGHTS', 'METHODS', 'STATUSES', 'NOT_READY', '
            'awaited', 'sooner', 'inferred', 'understood', 'told', 'exchanged', 'answered', 'trailing', 'streamed',
            'in_order']
 
-# %% ../../../nbs/serve/62_rpc.ipynb #ca5785d1
+# %% ../../../nbs/serve/62_rpc.ipynb #f459a23b
 import asyncio
 import time
 from collections import deque
@@ -43,11 +43,11 @@ import orjson
 
 from .access import Entry
 from .answers import ANSWERS, heading
-from .arrival import forgotten, noted
+from .arrival import forgotten, noted, noticed
 from .call import Call
 from .contract import ROUTES, Route
 from .envelope import answer, asked, parameters
-from .front import fault, key_of, noticed
+from .front import fault, key_of
 from .guard import Pass, let
 from .messages import PACKAGE, classes, read, wrapped
 from .office import Office
@@ -185,7 +185,7 @@ async def told(
     document = orjson.loads(said.body)
     return wrapped(name, SHAPES[action](said.status, document) if action in SHAPES else document)
 
-# %% ../../../nbs/serve/62_rpc.ipynb #92234e1a
+# %% ../../../nbs/serve/62_rpc.ipynb #6a0a1d5b
 async def exchanged(
     office: Office,  # what all requests share
     call: Call,
@@ -199,7 +199,7 @@ async def exchanged(
     except Exception as error:
         trouble = fault(error).with_traceback(None)  # which holds this frame, and with it the message
         trouble.__context__ = None
-    noticed(office, trouble, call)
+    noticed(office, trouble)
     return trouble, passed
 
 # %% ../../../nbs/serve/62_rpc.ipynb #becf851f
