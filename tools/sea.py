@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tools.wire import family, load
+from tools.wire import DRIVER, family, load
 
 ROUNDS = 5  # turns that every side has
 HEAD = ["what", "asked", "found"]
@@ -423,29 +423,34 @@ def offered(url, seconds, connections=64, stretches=()):
 
 def minilm(seconds=4.0, rounds=3):
     "Single texts of many connections beside the raw engine at its best batch."
+    from seatrial.engine.lengths import by_length
     from seatrial.engine.runtime import load as opened
 
-    texts, sizes = itertools.cycle(snippets()), (1, 4, 8, 16, 32, 64)
+    texts, sizes, bodies = itertools.cycle(snippets()), (1, 4, 8, 16, 32, 64), [rated(text) for text in snippets()]
     with served(shelved(scorer(), "scorer")) as running, contextlib.closing(opened(scorer())) as engine:
-        pids, title = family(running.process.pid), busy()
-        offered(running.url, 1.0)
-        rates, costs = ({n: [] for n in (*sizes, "served")} for _ in range(2))
+        pids, title, path = family(running.process.pid), busy(), f"{running.url}/v2/models/scorer/infer"
+        load(path, bodies, 64, 2.0)
+        sides = {n: (engine, n) for n in sizes} | {"by length": (by_length(engine), 64)}
+        rates, costs = ({n: [] for n in (*sides, "served")} for _ in range(2))
         for _ in range(rounds):
-            for size in sizes:
+            for name, (one, size) in sides.items():
                 begin, before, done = time.monotonic(), time.process_time(), 0
                 while time.monotonic() < begin + seconds / len(sizes):
-                    engine.run({"text": np.array(list(itertools.islice(texts, size)), object)})
+                    one.run({"text": np.array(list(itertools.islice(texts, size)), object)})
                     done += size
-                rates[size].append(done / (time.monotonic() - begin))
-                costs[size].append(1e3 * (time.process_time() - before) / done)
-            before = spent_s(pids)
-            seen = offered(running.url, seconds)
-            rates["served"].append(seen.rate)
-            costs["served"].append(1e3 * (spent_s(pids) - before) / sum(seen.answered.values()))
+                rates[name].append(done / (time.monotonic() - begin))
+                costs[name].append(1e3 * (time.process_time() - before) / done)
+            before, seen = spent_s(pids), load(path, bodies, 64, seconds)
+            if seen.errors:
+                raise SystemExit(f"{seen.errors} texts were refused")
+            rates["served"].append(seen.requests_s)
+            costs["served"].append(1e3 * (spent_s(pids) - before) / (seen.requests_s * seconds))
         threads = engine.threads
     rate, cost = ({n: statistics.median(v) for n, v in by.items()} for by in (rates, costs))
     fast, cheap = max(sizes, key=rate.get), min(sizes, key=cost.get)
     rows = [(f"raw engine, batches of {n}", f"{rate[n]:.0f}", f"{cost[n]:.2f}", "", "") for n in sizes]
+    aside = "raw engine, batches of 64 cut by length, as the server does"
+    rows.append((aside, f"{rate['by length']:.0f}", f"{cost['by length']:.2f}", "", ""))
     share, least = rate["served"] / rate[fast], cost[cheap] / cost["served"]
     found = f"{100 * share:.0f} % (by processor time: {100 * least:.0f} %)"
     rows.append(
@@ -453,7 +458,7 @@ def minilm(seconds=4.0, rounds=3):
     )
     head = ["MiniLM int8", "rows/s", "CPU, ms a row", "asked", "found"]
     with_threads = f"{threads} threads" if threads else "as many threads as the library likes"
-    yield f"Film snippets, tokenizing included, {with_threads}, taking turns; {title}", head, rows
+    yield f"Film snippets, tokenizing included, {with_threads}, taking turns, driven by {DRIVER}; {title}", head, rows
 
 
 def overload(seconds=20, queue=256):

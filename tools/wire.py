@@ -5,6 +5,7 @@ few cores the driver takes them from the server, so whoever compares should say 
 """
 
 import asyncio
+import itertools
 import os
 import re
 import shutil
@@ -32,8 +33,8 @@ class Load:
 class Connection(asyncio.Protocol):
     "One keep-alive connection; it knows just enough HTTP/1.1 to find the end of an answer."
 
-    def __init__(self, request, until, times, errors):
-        self.request, self.until, self.times, self.errors = request, until, times, errors
+    def __init__(self, requests, until, times, errors):
+        self.requests, self.until, self.times, self.errors = requests, until, times, errors
         self.buffer, self.done = b"", asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport):
@@ -42,7 +43,7 @@ class Connection(asyncio.Protocol):
 
     def send(self):
         self.sent = time.perf_counter()
-        self.transport.write(self.request)
+        self.transport.write(next(self.requests))
 
     def data_received(self, data):
         self.buffer += data
@@ -65,15 +66,21 @@ class Connection(asyncio.Protocol):
             self.done.set_result(error)
 
 
+def many(body):
+    "A list of bodies; one is used again and again."
+    return [body] if isinstance(body, bytes) else list(body)
+
+
 async def drive(url, body, connections, seconds):
     parts = urlsplit(url)
     lines = (f"POST {parts.path} HTTP/1.1", f"Host: {parts.netloc}", "Content-Type: application/json")
-    head = "\r\n".join((*lines, f"Content-Length: {len(body)}", "", ""))
+    heads = (("\r\n".join((*lines, f"Content-Length: {len(b)}", "", "")).encode(), b) for b in many(body))
+    requests = itertools.cycle([head + b for head, b in heads])
     times, errors, loop = [], [], asyncio.get_running_loop()
     start = time.perf_counter()
     opened = [
         await loop.create_connection(
-            lambda: Connection(head.encode() + body, start + seconds, times, errors), parts.hostname, parts.port
+            lambda: Connection(requests, start + seconds, times, errors), parts.hostname, parts.port
         )
         for _ in range(connections)
     ]
@@ -93,9 +100,16 @@ def wrk(url, body, connections, seconds):
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "post.lua"
         lines = [
-            'wrk.method = "POST"',
-            'wrk.headers["Content-Type"] = "application/json"',
-            f"wrk.body = [==[{body.decode()}]==]",
+            "local bodies = {" + ", ".join(f"[==[{one.decode()}]==]" for one in many(body)) + "}",
+            "local requests, turn = {}, 0",
+            'local said = {["Content-Type"] = "application/json"}',
+            "function init(args)",
+            '  for i, one in ipairs(bodies) do requests[i] = wrk.format("POST", nil, said, one) end',
+            "end",
+            "function request()",
+            "  turn = turn % #requests + 1",
+            "  return requests[turn]",
+            "end",
         ]
         script.write_text("\n".join(lines))
         command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--latency", "-s", str(script), url]
@@ -105,7 +119,7 @@ def wrk(url, body, connections, seconds):
 
 
 def load(url, body, connections=32, seconds=3.0):
-    "Drive one server for some seconds."
+    "Drive one server for some seconds, with one body or with several in turn."
     if DRIVER == "wrk":
         return wrk(url, body, connections, seconds)
     return asyncio.run(drive(url, body, connections, seconds))
