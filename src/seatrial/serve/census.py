@@ -22,7 +22,7 @@ from .trace import batch as batch_spans
 from .trace import request as request_spans
 from .turn import Job
 
-# %% ../../../nbs/serve/41_census.ipynb #b7452899
+# %% ../../../nbs/serve/41_census.ipynb #b33e79bd
 def count_batch(
     office: Office,  # what all requests share
     reply: Reply,  # from a worker
@@ -31,16 +31,19 @@ def count_batch(
     now_s: float,  # since 1970
 ) -> None:
     "Add a batch to the metrics, one addition for each variant in it."
-    batch, latencies, waits = reply.batch, {}, {}
+    batch, latencies, waits, rows = reply.batch, {}, {}, {}
     for job in jobs:
         variant = job.ticket.route.variant
         latencies.setdefault(variant, []).append(now - job.arrived_s)
         waits.setdefault(variant, []).append(reply.sent_s - job.arrived_s)
-    engine_s, rows, padding = reply.seconds, batch.rows, batch.padded - batch.rows
+        rows[variant] = rows.get(variant, 0) + job.rows
+    engine_s, padding = reply.seconds, batch.padded - batch.rows
     for variant, seconds in latencies.items():
-        answered(office.tally, (*batch.flow.key, variant), seconds, rows, waits[variant], engine_s, padding)
+        labels, n = (*batch.flow.key, variant), rows[variant]
+        answered(office.tally, labels, seconds, n, waits[variant], engine_s, padding, batch.rows)
         engine_s, padding = None, 0
-    added(office.counts[batch.flow.key], len(jobs), rows, reply.seconds, sum(map(sum, waits.values())), now_s)
+    waits_s = sum(map(sum, waits.values()))
+    added(office.counts[batch.flow.key], len(jobs), sum(rows.values()), reply.seconds, waits_s, now_s)
 
 # %% ../../../nbs/serve/41_census.ipynb #af8a4704
 def spans(

@@ -124,16 +124,21 @@ def series_families(
     found += [histograms(tally, name) for name in HISTOGRAMS]
     return found + ([costs(tally, price_per_hour)] if price_per_hour else [])
 
-# %% ../../../nbs/serve/30_exposition.ipynb #839fa1a8
+# %% ../../../nbs/serve/30_exposition.ipynb #e1c72b77
 def costs(
     tally: Tally,
     price_per_hour: float,  # of the machine
 ) -> GaugeMetricFamily:
     "What a thousand rows cost in the engine."
     family = GaugeMetricFamily("seatrial_cost_per_1000", "Cost of 1,000 rows at serve.price_per_hour.", labels=LABELS)
-    for labels, one in tally.series.items():
+    spent: dict[tuple[str, str], list[float]] = {}
+    for (model, version, _), one in tally.series.items():
+        both = spent.setdefault((model, version), [0.0, 0])
+        both[0], both[1] = both[0] + one.engine.total, both[1] + one.rows
+    for (model, version, variant), one in tally.series.items():
+        seconds, rows = spent[model, version]
         if one.rows:
-            family.add_metric(labels, price_per_hour / 3600 * 1000 * one.engine.total / one.rows)
+            family.add_metric((model, version, variant), price_per_hour / 3600 * 1000 * seconds / rows)
     return family
 
 # %% ../../../nbs/serve/30_exposition.ipynb #511cb8cf

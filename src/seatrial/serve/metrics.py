@@ -75,17 +75,18 @@ class Tally:
         self.errors: dict[tuple[str, str, str, str], int] = {}
         self.counters: dict[tuple[str, ...], float] = {}  # (name, *labels)
 
-# %% ../../../nbs/serve/29_metrics.ipynb #0797bad9
+# %% ../../../nbs/serve/29_metrics.ipynb #1fc96f6b
 def answered(
     tally: Tally,  # where it is counted
     labels: tuple[str, str, str],  # model, version, variant
     latencies_s: Sequence[float],  # of each request, arrival to answer
-    rows: int,  # of the batch
+    rows: int,  # of these requests
     queues_s: Sequence[float] = (),  # of each request, arrival to a worker
     engine_s: float | None = None,  # of the batch; None: no engine ran for it
     padding: int = 0,  # rows of it that were nobody's
+    shared: int = 0,  # rows that shared the batch, other variants' among them; 0: only these
 ) -> None:
-    "Count one batch of answers."
+    "Count the answers that one variant gave in a batch."
     series = tally.series.get(labels)
     if series is None:
         series = tally.series[labels] = Series()
@@ -96,7 +97,7 @@ def answered(
     series.queue.add(queues_s)
     if engine_s is not None:
         series.engine.add((engine_s,))
-        series.batches.add((rows,))
+        series.batches.add((shared or rows,))
 
 # %% ../../../nbs/serve/29_metrics.ipynb #e599881f
 def refused(
