@@ -59,7 +59,7 @@ class Held:
     trouble: str = ""  # why
     until_s: float = 0.0  # a refusal is asked again after this moment
 
-# %% ../../../nbs/serve/39_office.ipynb #727fd45d
+# %% ../../../nbs/serve/39_office.ipynb #f4546c58
 @dataclass
 class Office:
     "What all requests of one process share."
@@ -86,6 +86,7 @@ class Office:
     errands: set[asyncio.Future] = field(default_factory=set)  # that are under way
     blocked: list[tuple[Reply, list]] = field(default_factory=list)  # that the journal could not take yet
     fetching: set[Job] = field(default_factory=set)  # that wait while a worker loads a version once more
+    doors: list[Callable[[], list[str]]] = field(default_factory=list)  # beside HTTP's; each says what is wrong with it
 
 # %% ../../../nbs/serve/39_office.ipynb #db5892ec
 OPEN = {"closed": 0.0, "half open": 0.5, "open": 1.0}
@@ -290,7 +291,7 @@ def pinned(
             link.told = message
             link.wire.write(message)
 
-# %% ../../../nbs/serve/39_office.ipynb #f97561b2
+# %% ../../../nbs/serve/39_office.ipynb #ddc7e8b7
 def health(
     office: Office,  # what all requests share
 ) -> tuple[int, dict]:  # HTTP status, what to say
@@ -300,6 +301,7 @@ def health(
         troubles.append("the worker holds requests for longer than serve.timeout_s and may hang")
     troubles += [] if office.router.table else ["no model is registered"]
     troubles += [office.router.trouble] if office.router.trouble else []
+    troubles += [trouble for door in office.doors for trouble in door()]
     full, failing = unwritable(office.journal), pretenders(office)
     troubles += [full] if full and office.settings.journal.when_full != "drop" else []
     ready = not troubles and (not failing or len(unserved(office)) < len(office.router.table))
