@@ -145,10 +145,14 @@ async def exchange(
     except OSError as error:
         return nothing(error, asked.timeout_s)
 
-# %% ../../../nbs/client/06_connection.ipynb #2dae7c28
+# %% ../../../nbs/client/06_connection.ipynb #f822130b
 def alone(
     work: Callable[[], Any],
 ) -> Any:  # what the work returns, or raises
-    "Work in a thread of its own."
+    "Work where no event loop runs: here, or in a thread of its own."
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return work()
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(work).result()

@@ -13,7 +13,7 @@ __all__ = ['SMALL', 'T', 'Talk', 'checked', 'Place', 'traceparent', 'sending', '
            'metadata', 'asked', 'answered', 'fresh', 'predict', 'How', 'predict_many', 'outcomes', 'outcome', 'probed',
            'ready', 'health', 'signature']
 
-# %% ../../../nbs/client/04_dialogue.ipynb #9e5ee513
+# %% ../../../nbs/client/04_dialogue.ipynb #52e913bb
 import gzip
 import inspect
 import math
@@ -27,8 +27,8 @@ from typing import Any, TypedDict, TypeVar, Unpack, get_args
 import orjson
 
 from .message import address
-from .patience import Patience, Reply, Sending, Steps, persist, settled
-from .question import Answer, Answers, Terms, arrays, body, bulky, pieces, read, unpacked, where
+from .patience import Patience, Reply, Sending, Steps, persist, settled, unpacked
+from .question import Answer, Answers, Terms, arrays, body, bulky, pieces, read, usable, where
 from ..serve.protocol import Refused
 
 # %% ../../../nbs/client/04_dialogue.ipynb #60a1434f
@@ -133,7 +133,7 @@ def said(
         raise Refused(502, f"the server's answer must have {', '.join(needed) or 'names'}, got {str(found)[:80]}")
     return found
 
-# %% ../../../nbs/client/04_dialogue.ipynb #c19029f8
+# %% ../../../nbs/client/04_dialogue.ipynb #44bd0394
 def described(
     place: Place,
     path: str,  # of the model
@@ -141,7 +141,10 @@ def described(
 ) -> Talk[dict[str, Any]]:
     "Names, datatypes and shapes of a model's tensors."
     if path not in place.known:
-        place.known[path] = said((yield from talk(place, "GET", path, timeout_s=timeout_s)), "inputs")
+        about = said((yield from talk(place, "GET", path, timeout_s=timeout_s)), "inputs")
+        if not all(map(usable, (about["inputs"], about.get("outputs", [])))):
+            raise Refused(502, f"the server describes tensors that this client does not know: {str(about)[:200]}")
+        place.known[path] = about
     return place.known[path]
 
 # %% ../../../nbs/client/04_dialogue.ipynb #0bbe3380

@@ -89,7 +89,7 @@ class Heard:
         if not self.complete:
             self.body.append(body)
 
-# %% ../../../nbs/client/03_message.ipynb #69f70b82
+# %% ../../../nbs/client/03_message.ipynb #743c4eca
 class Reading(Heard):
     "One reply, fed with whatever pieces come."
 
@@ -97,7 +97,8 @@ class Reading(Heard):
         import httptools  # only where something is asked
 
         super().__init__()
-        self.parser, self.trouble = httptools.HttpResponseParser(self), httptools.HttpParserError
+        self.parser = httptools.HttpResponseParser(self)
+        self.trouble = (httptools.HttpParserError, httptools.HttpParserUpgrade)
         self.reply: Reply | None = None
         self.begun = self.endless = self.last = False
 
