@@ -77,7 +77,7 @@ class Annex:
             receive = partial(overheard, self, receive, send)
         await self.app(scope, receive, send)
 
-# %% ../../../nbs/serve/64_annex.ipynb #0cf2597b
+# %% ../../../nbs/serve/64_annex.ipynb #8c08b484
 async def opened(
     annex: Annex,
     send: Callable[[dict], Awaitable[None]],  # hears that it could not be
@@ -91,7 +91,7 @@ async def opened(
         await send({"type": "lifespan.startup.failed", "message": str(error)})
         raise
     annex.over = asyncio.ensure_future(annex.server.wait_for_termination())
-    annex.desk.office.annex = annex
+    annex.desk.office.doors.append(partial(trouble, annex))
 
 # %% ../../../nbs/serve/64_annex.ipynb #20f09648
 async def overheard(

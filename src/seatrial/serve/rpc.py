@@ -18,7 +18,7 @@ A refusal is a status by name and the same sentence:
 
 A gRPC client sends its own deadline along with every call. It is the request's deadline here too, if it is earlier than that of the server: what nobody waits for any more is not computed.
 
-This notebook knows calls, and nothing of connections; those are the [Annex](63_annex.ipynb)'s. It needs no gRPC library.
+This notebook knows calls, and nothing of connections; those are the [Switchboard](63_switchboard.ipynb)'s. It needs no gRPC library.
 
 Docs: https://seatrial.github.io/seatrial/serve/rpc.html.md"""
 
