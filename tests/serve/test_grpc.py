@@ -1,5 +1,6 @@
 "Whoever speaks gRPC is served as everybody else, and whoever does not pays nothing for it."
 
+import asyncio
 import contextlib
 import json
 import os
@@ -20,8 +21,11 @@ from hypothesis import strategies as st
 from seatrial.base.journal import Journal
 from seatrial.base.settings import CannotDo
 from seatrial.engine.bundle import DATATYPES
-from seatrial.serve.keys import add
+from seatrial.serve.annex import Annex, opened
+from seatrial.serve.front import Front, staffed
+from seatrial.serve.keys import RIGHTS, add
 from seatrial.serve.messages import classes, read
+from seatrial.serve.office import health
 from seatrial.serve.rpc import METHODS, SERVICE, address_of
 from seatrial.serve.server import environment, launch, ordered
 from tests.serve.harbour import (
@@ -256,8 +260,6 @@ def fort(tmp_path_factory):
 
 @pytest.mark.parametrize("role", ["nobody", "predict", "observe", "operate", "admin"])
 def test_every_method_asks_for_the_right_that_the_contract_says(fort, role):
-    from seatrial.serve.keys import RIGHTS
-
     _, keys, channel = fort
     metadata = [] if role == "nobody" else [("authorization", f"Bearer {keys[role]}")]
     for method, route in METHODS.items():
@@ -462,6 +464,25 @@ def test_several_http_processes_share_the_port_and_count_together(tmp_path):
         metrics = urllib.request.urlopen(f"{running.url}/metrics").read().decode()
         (said,) = [line for line in metrics.splitlines() if line.startswith("seatrial_requests_total{")]
         assert float(said.split()[1]) == 80
+
+
+def test_a_door_that_has_fallen_shut_makes_the_server_not_ready(tmp_path):
+    its = at_two_doors(tmp_path / "artifacts")
+    shelve(tmp_path / "artifacts", {"sum": {"1.0.0": [1.0, 1.0]}})
+
+    async def story():
+        front = Front(None, its, str(tmp_path / "lane.sock"))
+        async with staffed(front) as office:
+            annex = Annex(None, its, front.desk, "127.0.0.1")
+            await opened(annex, None)
+            before = health(office)[1]["reasons"]
+            await annex.server.stop(0)
+            await annex.over
+            return before, health(office)
+
+    before, (status, said) = asyncio.run(story())
+    sentence = f"gRPC is not spoken on port {its.serve.grpc_port}"
+    assert sentence not in before and sentence in said["reasons"] and status == 503
 
 
 # What it costs while it is shut, and before it can be opened
