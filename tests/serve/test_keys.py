@@ -68,13 +68,36 @@ def test_without_a_file_strangers_predict_and_only_this_machine_operates(path):
     assert may(ring, b"", "operate", HERE) == 200 and may(ring, b"", "admin", HERE) == 403
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 2, "keys": []}', '{"format": 1, "keys": [1]}', "\x00"])
+ENTRY = {"id": "a1b2c3d4", "name": "x", "role": "admin", "sha256": "0" * 64, "created_s": 1.0}
+WRONG = [
+    {"id": 5},
+    {"role": ["admin"]},
+    {"sha256": "é" * 64},
+    {"sha256": "0" * 63},
+    {"sha256": 0},
+    {"created_s": "now"},
+]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", '{"format": 2, "keys": []}', '{"format": 1, "keys": [1]}', '{"format": 1, "keys": {}}', "\x00"]
+    + ["[" * 100_000]
+    + [json.dumps({"format": 1, "keys": [ENTRY | wrong]}) for wrong in WRONG],
+)
 def test_a_damaged_file_is_refused_and_never_opens_the_server(path, text):
     path.write_text(text)
     with pytest.raises(CannotDo, match="not a file of keys"):
         read_keys(path)
     ring = Keyring(path)
-    assert may(ring, b"", "predict") == 401 and ring.trouble
+    assert may(ring, b"", "predict") == 401 and may(ring, b"st_a1b2c3d4_x", "predict") == 401
+    assert path.name in ring.trouble and str(path.parent) not in ring.trouble
+
+
+def test_a_file_that_cannot_even_be_looked_at_never_opens_the_server(path):
+    path.symlink_to(path)
+    ring = Keyring(path)
+    assert may(ring, b"", "predict") == 401 and "Too many levels" in ring.trouble
 
 
 def test_a_file_that_turns_bad_leaves_the_last_keys_in_force_until_it_is_good_again(path):
