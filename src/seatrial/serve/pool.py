@@ -14,7 +14,7 @@ Docs: https://seatrial.github.io/seatrial/serve/pool.html.md"""
 __all__ = ['file_bytes', 'resident_bytes', 'trimmed', 'threads_of', 'cores', 'Terms', 'Pool', 'fly', 'opened', 'resting', 'seat',
            'admit', 'pin', 'unload']
 
-# %% ../../../nbs/serve/23_pool.ipynb #d3d145ac
+# %% ../../../nbs/serve/23_pool.ipynb #1d16418a
 import ctypes
 import gc
 import os
@@ -30,6 +30,7 @@ from ..base.settings import CannotDo
 from ..engine.bundle import read
 from ..engine.lengths import by_length
 from ..engine.runtime import Engine, load
+from ..engine.session import considerate
 from ..registry.manifest import Shelf, verify
 from .tenancy import Key, Ledger, leaving
 
@@ -156,7 +157,7 @@ def fly(
         pool.told("loaded", key)
     flight.set_result(engine)
 
-# %% ../../../nbs/serve/23_pool.ipynb #3ba02f0e
+# %% ../../../nbs/serve/23_pool.ipynb #591e1313
 def opened(
     pool: Pool,
     key: Key,  # not open yet
@@ -169,7 +170,7 @@ def opened(
     least = file_bytes(version.folder)
     seat(pool, key, pool.measured.get(key, least))
     begun, alone = pool.begun, len(pool.loading) == 1
-    before, bundle = trimmed(search=False), read(version.folder)
+    before, bundle = trimmed(search=False), considerate(read(version.folder))
     threads = threads_of(terms.threads, bundle.card, terms.workers, cores())
     engine = load(bundle, device=terms.device, threads=threads)
     engine = engine if terms.whole else by_length(engine)
