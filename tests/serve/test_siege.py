@@ -16,7 +16,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from seatrial.base.journal import Journal
-from seatrial.base.record import Decision
+from seatrial.base.record import Decision, Outcome
 from seatrial.base.settings import CannotDo
 from seatrial.engine import bundle as bundles
 from seatrial.rollout.trial import Gate, Plan, plan_to_dict
@@ -270,3 +270,20 @@ def test_health_says_when_nothing_can_be_recorded_and_when_it_can_again(quay, po
             assert health(office)[0] == 200 and health(office)[1]["reasons"] == []
 
     asyncio.run(story())
+
+
+def test_a_full_disk_leaves_no_file_behind_for_each_answer_that_it_refuses(tmp_path):
+    with Journal(tmp_path) as journal:
+        limits, kept = resource.getrlimit(resource.RLIMIT_FSIZE), []
+        for size in (0, 40, 0):  # not a byte; half a line; not a byte
+            kept.append(Outcome(f"r{len(kept)}", "rating", 1.0, 5.0))
+            journal.append(kept[-1:])
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+            try:
+                for _ in range(50):
+                    with pytest.raises(CannotDo, match="nothing of this batch was recorded"):
+                        journal.append([Outcome("never", "rating", 1.0, 5.0)])
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert len([*journal.spool.folder.iterdir()]) == len(kept) == journal.drain()
+        assert journal.read("outcomes")["request_id"].to_pylist() == [one.request_id for one in kept]

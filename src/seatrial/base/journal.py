@@ -211,7 +211,7 @@ def move(
             c.execute(now.on_conflict_do_update(index_elements=["file"], set_={"offset": now.excluded.offset}))
     return sum(map(len, rows.values()))
 
-# %% ../../../nbs/base/06_journal.ipynb #6d4a123d
+# %% ../../../nbs/base/06_journal.ipynb #28ecc811
 def drained(
     ledger: Ledger,  # to write to
     path: Path,  # a spool file
@@ -225,6 +225,8 @@ def drained(
                 with ledger.sql() as c:
                     c.execute(SPOOLS.delete().where(SPOOLS.c.file == path.name))
         return moved
+    except FileNotFoundError:  # its owner has taken back a file in which nothing was acknowledged
+        return 0
     except OSError as error:
         raise CannotDo(
             f"the journal cannot drain {path} ({error.strerror}): check the disk; nothing is lost"
