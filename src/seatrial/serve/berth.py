@@ -54,7 +54,7 @@ def doors(
     "Where workers listen."
     return [str(Path(folder) / f"lane-{i}.sock") for i in range(count)]
 
-# %% ../../../nbs/serve/28_berth.ipynb #63058a38
+# %% ../../../nbs/serve/28_berth.ipynb #0c3ed469
 def terms_of(
     settings: Settings,  # of the server
     workers: int,  # on all devices
@@ -62,7 +62,8 @@ def terms_of(
     "How each of some workers holds its models."
     limits = settings.serve
     warm = tuple(limits.preferred_rows) or (1, 8)
-    return Terms(int(limits.memory_mb * 2**20), limits.device, settings.engine.threads, workers, warm)
+    whole = bool(limits.preferred_rows)  # engines that were built for a few sizes want batches of them
+    return Terms(int(limits.memory_mb * 2**20), limits.device, settings.engine.threads, workers, warm, whole=whole)
 
 # %% ../../../nbs/serve/28_berth.ipynb #0534391c
 def noted(
