@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import gzip
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
@@ -107,6 +109,23 @@ def test_a_client_keeps_one_connection_however_often_it_must_connect(toy):
         client.close()
         client.outcome("id", "total", 1.0)
         assert len(client.wires.idle) == 1
+
+
+def test_processes_that_were_forked_never_read_each_others_answers(toy):
+    code = """if True:
+        import os, sys
+        from seatrial import Client
+        client = Client(sys.argv[1])
+        ask = lambda k: client.predict("sum", {"x": [k, 1]}).outputs["y"][0]
+        ask(0)
+        children = [os.fork() for _ in range(2)]
+        right = all(ask(k) == k + 1 for k in range(100))
+        if 0 in children:
+            os._exit(not right)
+        sys.exit(not right or any(os.waitpid(child, 0)[1] for child in children))
+        """
+    done = subprocess.run([sys.executable, "-c", code, toy.url], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_server_that_hangs_up_is_asked_again_with_the_same_id(toy):

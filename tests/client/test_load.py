@@ -1,7 +1,9 @@
 "Traffic arrives when its course says, is measured from its plan, and a search finds a ceiling that is there."
 
 import asyncio
+import contextlib
 import math
+import os
 import threading
 
 import numpy as np
@@ -13,17 +15,18 @@ from hypothesis import strategies as st
 from seatrial.base.settings import CannotDo
 from seatrial.client.ceiling import find_rate, search
 from seatrial.client.load import load, percentile
-from seatrial.client.replay import Summary, exact_loop, replay
+from seatrial.client.replay import Summary, replay
 from seatrial.client.traffic import Stretch, Visit, arrivals, course, made_up
 
 SPEC = {"name": "toy", "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 2]}], "outputs": []}
 
 
 class Shore:
-    "Answers at once, or as `mood` says: a status, or None to hang up."
+    "Answers one after the other, at once or as `mood` says: a status, seconds to stall, a body, or None to hang up."
 
     def __init__(self):
-        self.loop, self.mood, self.ids, self.outcomes = exact_loop(64), lambda number: 200, [], []
+        self.loop, self.mood, self.ids, self.outcomes = asyncio.new_event_loop(), lambda number: 200, [], []
+        self.turn = asyncio.Lock()
 
     async def speak(self, reader, writer):
         try:
@@ -39,12 +42,18 @@ class Shore:
                     said = {"accepted": 1}
                 elif line.startswith(b"POST"):
                     id = orjson.loads(content)["id"]
-                    self.ids.append(id)
-                    status = self.mood(len(self.ids))
+                    async with self.turn:
+                        self.ids.append(id)
+                        status = self.mood(len(self.ids))
+                        if isinstance(status, float):
+                            await asyncio.sleep(status)
+                            status = 200
                     said = {"model_name": "toy", "model_version": "1", "id": id, "outputs": []}
                 if status is None:
                     break
                 body = orjson.dumps(said if status == 200 else {"error": "not now"})
+                if isinstance(status, bytes):
+                    status, body = 200, status
                 writer.write(b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n" % (status, len(body)) + body)
         except (OSError, asyncio.CancelledError, asyncio.IncompleteReadError):
             pass
@@ -189,3 +198,42 @@ def test_a_server_that_answers_nothing_has_no_ceiling(shore):
     shore.mood = lambda number: 503
     with pytest.raises(CannotDo, match="503 not now"):
         find_rate(shore.url, "toy", 5.0, seconds=0.05, connections=2)
+
+
+def test_a_stall_is_seen_by_everybody_who_was_due_during_it(shore):
+    shore.mood = lambda number: 0.5 if number == 51 else 200
+    seen = load(shore.url, "toy", [Stretch(1, 200, 200)], even=True, connections=4)
+    latencies = np.array(seen.latencies_s)[np.argsort(seen.planned_s)]
+    truth = np.array([0.5 - (k - 50) / 200 if k >= 50 else 0.0 for k in range(200)]).clip(0)
+    assert len(latencies) == 200 and (latencies >= truth - 0.002).all()
+    assert percentile(seen, 0.99).ms >= 1e3 * np.sort(truth)[198] - 2
+
+
+def test_nobody_is_waited_for_longer_than_a_user_would_wait(shore):
+    shore.mood = lambda number: 60.0
+    seen = load(shore.url, "toy", [Stretch(0.5, 200, 200)], even=True, connections=2, timeout_s=0.3)
+    assert seen.sent == 100 == seen.errors.total() and not seen.latencies_s
+    assert set(seen.errors) <= {"timed out after 0.3 s", "timed out before a connection was free"}
+    assert seen.seconds < 100 * 0.3 / 2 and math.isinf(percentile(seen, 0.5).ms)
+
+
+def test_a_connection_that_breaks_is_an_error_and_never_hidden_by_a_second_try(shore):
+    shore.mood = lambda number: None if number % 10 == 0 else 200
+    seen = load(shore.url, "toy", [Stretch(0.5, 400, 400)], even=True, connections=8)
+    assert len(shore.ids) == len(set(shore.ids)) == seen.sent == 200
+    assert seen.errors == {"the server hung up": 20}
+
+
+def test_answers_that_are_no_predictions_are_counted_and_end_nothing(shore):
+    said = [b"<html>", b"", b"[]", b"null", b"{}", b'{"parameters": 1}']
+    shore.mood = lambda number: said[number % len(said)]
+    seen = load(shore.url, "toy", requests=60, connections=3)
+    assert seen.sent == 60 == seen.errors.total() and not seen.answered
+    assert all("no prediction" in what for what in seen.errors)
+
+
+def test_a_program_with_many_open_files_can_still_drive_load(shore):
+    with contextlib.ExitStack() as stack:
+        for _ in range(1100):
+            stack.enter_context(open(os.devnull))
+        assert load(shore.url, "toy", requests=20, connections=4).sent == 20

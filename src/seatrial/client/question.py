@@ -54,7 +54,7 @@ def words(
         raise ValueError(f"input {name} must hold text ({error})") from None
     return array
 
-# %% ../../../nbs/client/01_question.ipynb #c5870709
+# %% ../../../nbs/client/01_question.ipynb #19236373
 def converted(
     value: Any,  # array, list or single value
     spec: Mapping[str, Any],  # of an input: name, datatype, shape
@@ -68,7 +68,10 @@ def converted(
         raise ValueError(f"input {name} must hold {datatype} in even rows ({error})") from None
     if datatype != "BYTES" and array is not value and not kept(np.asarray(value), array):
         raise ValueError(f"input {name} must hold {datatype}, and holds values that this datatype has not")
-    return array[None] if array.ndim == len(spec["shape"]) - 1 else array
+    array = array[None] if array.ndim == len(spec["shape"]) - 1 else array
+    if array.ndim != len(spec["shape"]):
+        raise ValueError(f"input {name} must have the shape {spec['shape']}, got {list(array.shape)}")
+    return array
 
 # %% ../../../nbs/client/01_question.ipynb #f87096b8
 def arrays(
