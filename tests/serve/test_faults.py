@@ -131,19 +131,19 @@ def test_clients_that_leave_in_any_phase_leave_nothing_behind(storm, abruptly):
 @pytest.mark.parametrize("packed", [False, True], ids=["the short way", "the ordinary way"])
 def test_clients_that_do_not_read_cost_the_server_little_memory(storm, packed):
     running, listener = storm[0], listener_of(storm[0])
-    body = json.dumps({"inputs": [{"name": "x", "shape": [2000, 2], "datatype": "FP32", "data": [1] * 4000}]}).encode()
+    body = json.dumps({"inputs": [{"name": "x", "shape": [300, 2], "datatype": "FP32", "data": [1] * 600}]}).encode()
     asked = spelt(gzip.compress(body), headers=["Content-Encoding: gzip"]) if packed else spelt(body)
     with contextlib.ExitStack() as stack:
         greedy, before = [stack.enter_context(Speaker(running.url, 0.3)) for _ in range(6)], peak_mb([listener])
         for speaker in greedy:
             speaker.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 14)
             left = memoryview(asked * (30_000_000 // len(asked)))
-            with contextlib.suppress(TimeoutError, ConnectionError):  # it takes nothing more, or has had enough
+            with contextlib.suppress(TimeoutError):  # it takes nothing more, and has not hung up either
                 while left:
                     left = left[speaker.socket.send(left[: 1 << 20]) :]
             assert left
         assert answers(running.url)
-        assert peak_mb([listener]) - before < 400  # six connections, each with one read of requests that wait
+        assert peak_mb([listener]) - before < 80
 
 
 def test_a_body_that_does_not_come_is_refused_in_time(storm):

@@ -116,6 +116,47 @@ def test_both_ways_know_the_same_statuses(sea, asked, status):
             assert headers["connection"] == "close" and caller.answer() is None
 
 
+NONSENSE = {
+    "no HTTP": (b"NONSENSE\r\n\r\n", 400),
+    "no number": (b"POST /v2/models/sum/infer HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n", 400),
+    "a broken chunk": (b"POST /v2/models/sum/infer HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
+    "no end": (b"POST /v2/models/sum/infer HTTP/1.1\r\nx: " + b"a" * 90_000, 431),
+}
+
+
+@pytest.mark.parametrize(("wrong", "status"), NONSENSE.values(), ids=NONSENSE)
+@pytest.mark.parametrize("before", [0, 1, 2, 200])
+def test_what_was_accepted_before_nonsense_is_answered_before_it(sea, before, wrong, status):
+    with Caller(sea[0].url) as caller:
+        caller.socket.sendall(b"".join(request(body([[i, 1]])) for i in range(before)) + wrong)
+        assert [value(caller.answer()) for _ in range(before)] == [[i + 1] for i in range(before)]
+        code, headers, said = caller.answer()
+        assert (code, headers["connection"]) == (status, "close") and json.loads(said)["error"]
+        assert caller.answer() is None
+
+
+def test_thousands_of_requests_sent_at_once_are_answered_in_order(sea):
+    with Caller(sea[0].url) as caller:
+        sent = b"".join(request(body([[i, 1]], id=f"{i}")) for i in range(4_000))
+        sender = threading.Thread(target=caller.socket.sendall, args=(sent,))
+        sender.start()
+        assert [json.loads(caller.answer()[2])["id"] for _ in range(4_000)] == [f"{i}" for i in range(4_000)]
+        sender.join()
+
+
+def test_a_large_body_between_requests_sent_at_once_arrives_whole(sea):
+    many = [[k, 1] for k in range(40_000)]
+    with Caller(sea[0].url) as caller:
+        asked = [request(body([[1, 1]])), request(body(many)), request(body([[2, 1]]))]
+        sender = threading.Thread(target=caller.socket.sendall, args=(b"".join(asked * 3),))
+        sender.start()
+        for _ in range(3):
+            assert value(caller.answer()) == [2]
+            assert caller.answer()[0] == 413  # more rows than may wait
+            assert value(caller.answer()) == [3]
+        sender.join()
+
+
 def test_a_body_in_chunks_is_a_body(sea):
     content = body([[1, 2]])
     pieces = b"".join(b"%x\r\n%b\r\n" % (len(p), p) for p in (content[:9], content[9:])) + b"0\r\n\r\n"
@@ -155,11 +196,18 @@ def test_what_was_accepted_is_answered_before_the_server_goes(tmp_path):
         with Caller(running.url) as other:  # whoever is answered now was read later
             other.socket.sendall(request(b"", "/v2/health/live", "GET"))
             assert other.answer()[0] == 200
-        running.process.terminate()
-        threading.Timer(0.5, os.kill, (worker, signal.SIGCONT)).start()
-        code, headers, said = one.answer()
-        assert (code, value((code, headers, said)), headers["connection"]) == (200, [7], "close")
-        assert one.answer() is None
+        half, rest = request(body([[5, 6]]))[:-9], request(body([[5, 6]]))[-9:]
+        with Caller(running.url) as late, Caller(running.url) as other:
+            late.socket.sendall(half)
+            other.socket.sendall(request(b"", "/v2/health/live", "GET"))
+            assert other.answer()[0] == 200
+            running.process.terminate()
+            threading.Timer(0.5, os.kill, (worker, signal.SIGCONT)).start()
+            code, headers, said = one.answer()
+            assert (code, value((code, headers, said)), headers["connection"]) == (200, [7], "close")
+            assert one.answer() is None
+            late.socket.sendall(rest)
+            assert value(late.answer()) == [11] and late.answer() is None
         until(lambda: running.process.poll() is not None)
 
 
