@@ -1,7 +1,9 @@
 "Verbs around a running server: asking it, loading it, its keys, its dashboard."
 
+import io
 import json
 import re
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -45,17 +47,47 @@ def rows(place):
     x = np.array([[1.0, 2.0], [3.0, 4.0]], np.float32)
     (place / "rows.csv").write_text("x.0,x.1,total\n1,2,3\n3,4,7\n")
     (place / "rows.json").write_text('[{"x": [1, 2]}, {"x": [3, 4]}]')
+    (place / "rows.jsonl").write_text('{"x": [1, 2]}\n\n{"x": [3, 4]}\n')
     (place / "columns.json").write_text('{"x": [[1, 2], [3, 4]]}')
     np.save(place / "rows.npy", x)
     np.savez(place / "rows.npz", x=x)
     return place
 
 
-@pytest.mark.parametrize("file", ["rows.csv", "rows.json", "columns.json", "rows.npy", "rows.npz"])
+FILES = ["rows.csv", "rows.json", "rows.jsonl", "columns.json", "rows.npy", "rows.npz"]
+
+
+@pytest.mark.parametrize("file", FILES)
 def test_rows_of_any_file_are_answered_here_and_by_the_server_alike(ask, port, rows, file):
     for where in ([], ["--url", port[0]]):
         status, out, err = ask("predict", "sum", "--data", rows / file, "--json", *where)
         assert (status, err) == (0, "") and json.loads(out) == {"y": [3.0, 7.0]}
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_rows_on_standard_input_are_answered_whatever_they_are(ask, rows, monkeypatch, file):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO((rows / file).read_bytes())))
+    status, out, err = ask("predict", "sum", "--data", "-", "--json")
+    assert (status, err) == (0, "") and json.loads(out) == {"y": [3.0, 7.0]}
+
+
+EMPTY = {"rows.csv": "x.0,x.1\n", "rows.json": "[]", "rows.jsonl": ""}
+UNEVEN = {"rows.json": '[{"x": [1, 2]}, {"z": 1}]', "rows.jsonl": '{"x": [1, 2]}\n[3]\n'}
+
+
+@pytest.mark.parametrize(("file", "text"), EMPTY.items())
+def test_a_file_without_rows_is_a_mistake_here_and_by_the_server(ask, port, place, file, text):
+    (place / file).write_text(text)
+    for where in ([], ["--url", port[0]]):
+        status, _, err = ask("predict", "sum", "--data", file, *where)
+        assert status == 2 and "at least one row" in err, err
+
+
+@pytest.mark.parametrize(("file", "text"), UNEVEN.items())
+def test_a_row_that_does_not_fit_is_named_by_its_number(ask, place, file, text):
+    (place / file).write_text(text)
+    status, _, err = ask("predict", "sum", "--data", file)
+    assert status == 2 and file in err and "row 1 is" in err and len(err) < 300
 
 
 def test_answers_come_as_a_table_or_as_csv_too(ask, rows):

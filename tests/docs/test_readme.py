@@ -1,7 +1,9 @@
 "What the README tells a newcomer to type works, typed as it stands there."
 
+import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -13,6 +15,9 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
+
+from seatrial.app.cli import app
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
@@ -103,3 +108,29 @@ def test_every_relative_link_of_the_readme_exists():
     local = [link for link in links if not link.startswith("http")]
     assert local
     assert [link for link in local if not (ROOT / link).exists()] == []
+
+
+def typed():
+    "Every command that the home page or a notebook shows in passing: (where, command)."
+    pages = {"README.md": README}
+    for path in sorted((ROOT / "nbs").glob("*/*.ipynb")):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        pages[path.name] = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+    return [(page, span) for page, text in pages.items() for span in re.findall(r"`(seatrial [^`\n…]*)`", text)]
+
+
+@pytest.mark.parametrize(("page", "line"), typed())
+def test_a_command_that_is_shown_in_passing_can_be_typed(page, line):
+    words, command = [word for word in shlex.split(line)[1:] if word != "--help"], get_command(app)
+    while words and words[0] in getattr(command, "commands", ()):
+        command, words = command.commands[words[0]], words[1:]
+    options = {name: param for param in command.params for name in param.opts if name.startswith("-")}
+    places = sum(param.param_type_name == "argument" for param in command.params)
+    while words:
+        word = words.pop(0)
+        if word.startswith("-"):
+            assert word in options, f"{line}: there is no {word}"
+            words = words if options[word].is_flag else words[1:]
+        else:
+            places -= 1
+            assert places >= 0, f"{line}: nothing takes {word}"

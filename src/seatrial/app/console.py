@@ -164,7 +164,7 @@ def column(frame, spec, path: Path):  # -> array
         return np.array(frame[spec.name].to_pylist())
     return np.stack([one(frame, f"{spec.name}.{i}", path) for i in range(max(1, width))], axis=1)
 
-# %% ../../../nbs/app/01_console.ipynb #74519111
+# %% ../../../nbs/app/01_console.ipynb #41a990f0
 def arrays(
     text: str,  # JSON: {"input": [values]}
     signature,  # of the bundle
@@ -175,9 +175,9 @@ def arrays(
     try:
         given = json.loads(text)
     except ValueError as error:
-        raise ValueError(f"inputs must be a JSON object of lists by input name, got {text!r} ({error})") from error
+        raise ValueError(f"inputs must be a JSON object of lists by input name, got {text[:80]!r} ({error})") from error
     if not isinstance(given, dict):
-        raise ValueError(f"inputs must be a JSON object of lists by input name, got {text!r}")
+        raise ValueError(f"inputs must be a JSON object of lists by input name, got {text[:80]!r}")
     return checked(signature, given)
 
 # %% ../../../nbs/app/01_console.ipynb #c99297eb
@@ -200,7 +200,7 @@ def pairs(
             raise ValueError(f"parameter must be name=value, got {item!r}")
     return {key: meant(value) for key, _, value in (item.partition("=") for item in given)}
 
-# %% ../../../nbs/app/01_console.ipynb #747870ee
+# %% ../../../nbs/app/01_console.ipynb #20e6141c
 def visits_of(inputs: dict, truth, clients: int) -> list:  # one Visit a row
     "Rows dealt to returning clients; a row without a truth has no outcome."
     import numpy as np
