@@ -8,6 +8,7 @@ import resource
 import socket
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -22,6 +23,7 @@ from seatrial.engine import bundle as bundles
 from seatrial.rollout.trial import Gate, Plan, plan_to_dict
 from seatrial.serve.arrival import absent, came_back, forgotten, lost
 from seatrial.serve.batching import draw
+from seatrial.serve.computation import answered
 from seatrial.serve.intake import taker
 from seatrial.serve.lane import keep
 from seatrial.serve.office import closed, health, holding, opened, prepare
@@ -288,3 +290,49 @@ def test_a_full_disk_leaves_no_file_behind_for_each_answer_that_it_refuses(tmp_p
                 resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         assert len([*journal.spool.folder.iterdir()]) == len(kept) == journal.drain()
         assert journal.read("outcomes")["request_id"].to_pylist() == [one.request_id for one in kept]
+
+
+def rigid(folder, rows):
+    "A bundle that sums, of a graph that takes batches of exactly so many rows."
+    value = helper.make_tensor_value_info
+    x, y = value("x", TensorProto.FLOAT, [rows, 2]), value("y", TensorProto.FLOAT, [rows])
+    given = [helper.make_tensor("w", TensorProto.FLOAT, [2], [1.0, 1.0])]
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "rigid", [x], [y], given)
+    return packed(folder, graph, (-1, 2))
+
+
+def test_an_engine_for_one_batch_size_answers_any_number_of_rows_and_a_bad_row_spoils_no_other(tmp_path):
+    shelve(tmp_path, {"sum": {"1.0.0": 4}}, rigid)
+    engine = Pool(tmp_path, Terms(warm=(4,), whole=True)).engine("sum", "1.0.0")
+    rows = np.arange(22, dtype=np.float32).reshape(11, 2)
+    for n in range(1, 12):  # more than the largest size: a request that was not padded to it
+        header, arrays = answered(engine, [n], {"x": rows[:n]}, 64)
+        assert not header["failures"] and arrays["o:y"].tolist() == rows[:n].sum(axis=1).tolist()
+    rows[1, 0] = np.nan
+    header, arrays = answered(engine, [1, 1, 1], {"x": rows[:4]}, 64)  # the fourth is padding
+    assert {job: status for job, (status, _) in header["failures"].items()} == {"1": 400}
+    assert arrays["o:y"].tolist() == [1, 9]
+
+
+def test_who_was_used_last_stays_longest(hold):
+    pool = Pool(hold, Terms(rest_s=0))
+    for number in ("1.0.0", "1.1.0", "1.0.0"):
+        pool.engine("sum", number)
+    pool.ledger.limit = pool.ledger.total
+    pool.engine("sum", "1.2.0")
+    assert ("sum", "1.0.0") in pool.engines and ("sum", "1.1.0") not in pool.engines
+
+
+def test_a_load_that_fails_leaves_its_room_to_the_next(hold):
+    pool, graph = Pool(hold, Terms(limit=25 << 20, rest_s=0)), hold / "models/sum/1.1.0/model.onnx"
+    graph.write_bytes(graph.read_bytes()[:-1] + b"!")
+    for _ in range(3):
+        with pytest.raises(CannotDo, match=r"model\.onnx is not what was registered"):
+            pool.engine("sum", "1.1.0")
+    unfit = hold / "models/sum/1.2.0"
+    pool.terms = replace(pool.terms, warm=(0,))  # it loads, and fails when it is warmed up
+    with pytest.raises(Exception, match="row"):
+        pool.engine("sum", unfit.name)
+    pool.terms = replace(pool.terms, warm=(1,))
+    assert not pool.ledger.sizes and not pool.loading and not pool.engines
+    assert pool.engine("sum", "1.0.0").run({"x": [[1.0, 1.0]]})["y"].tolist() == [2]

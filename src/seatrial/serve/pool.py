@@ -14,7 +14,7 @@ Docs: https://seatrial.github.io/seatrial/serve/pool.html.md"""
 __all__ = ['file_bytes', 'resident_bytes', 'trimmed', 'threads_of', 'cores', 'Terms', 'Pool', 'fly', 'opened', 'resting', 'seat',
            'admit', 'pin', 'unload']
 
-# %% ../../../nbs/serve/23_pool.ipynb #1d16418a
+# %% ../../../nbs/serve/23_pool.ipynb #2354f127
 import ctypes
 import gc
 import os
@@ -31,6 +31,7 @@ from ..engine.bundle import read
 from ..engine.lengths import by_length
 from ..engine.runtime import Engine, load
 from ..engine.session import considerate
+from ..engine.sizes import by_size
 from ..registry.manifest import Shelf, verify
 from .tenancy import Key, Ledger, leaving
 
@@ -157,7 +158,7 @@ def fly(
         pool.told("loaded", key)
     flight.set_result(engine)
 
-# %% ../../../nbs/serve/23_pool.ipynb #591e1313
+# %% ../../../nbs/serve/23_pool.ipynb #c3bb6101
 def opened(
     pool: Pool,
     key: Key,  # not open yet
@@ -173,7 +174,7 @@ def opened(
     before, bundle = trimmed(search=False), considerate(read(version.folder))
     threads = threads_of(terms.threads, bundle.card, terms.workers, cores())
     engine = load(bundle, device=terms.device, threads=threads)
-    engine = engine if terms.whole else by_length(engine)
+    engine = by_size(engine, terms.warm) if terms.whole else by_length(engine)
     engine.warm(rows=terms.warm)
     gained = trimmed(search=False) - before
     size = gained if alone and pool.begun == begun else pool.measured.get(key, 0)
