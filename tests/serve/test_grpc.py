@@ -228,7 +228,8 @@ def test_the_access_log_has_a_line_for_each_call(harbour):
 
     until(lambda: any(entry.get("model") == "nobody-logged" for entry in lines()))
     good, bad = ([e for e in lines() if e["method"] == "GRPC" and e["status"] == status] for status in (200, 404))
-    assert good[-1]["path"] == f"/{SERVICE}/ModelInfer" and good[-1]["model"] == "sum"
+    assert good[-1]["path"] == f"/{SERVICE}/ModelInfer"
+    assert [good[-1][name] for name in ("id", "model", "version", "variant")] == ["logged", "sum", "1.0.0", "champion"]
     assert "no model named" in bad[-1]["error"]
 
 

@@ -26,8 +26,8 @@ Docs: https://seatrial.github.io/seatrial/serve/rpc.html.md"""
 
 # %% auto #0
 __all__ = ['ACTIONS', 'SERVICE', 'RIGHTS', 'METHODS', 'STATUSES', 'NOT_READY', 'SHAPES', 'MOST', 'address_of', 'called',
-           'awaited', 'sooner', 'inferred', 'understood', 'told', 'exchanged', 'answered', 'trailing', 'streamed',
-           'in_order']
+           'awaited', 'sooner', 'inferred', 'understood', 'told', 'exchanged', 'entry', 'answered', 'trailing',
+           'streamed', 'in_order']
 
 # %% ../../../nbs/serve/62_rpc.ipynb #f459a23b
 import asyncio
@@ -131,7 +131,7 @@ def sooner(
         raise Refused(504, "the deadline must lie ahead, and it had passed when the call arrived")
     return min(known, default=None)
 
-# %% ../../../nbs/serve/62_rpc.ipynb #03e8ade1
+# %% ../../../nbs/serve/62_rpc.ipynb #f59d9a34
 async def inferred(
     office: Office,  # what all requests share
     call: Call,
@@ -139,11 +139,12 @@ async def inferred(
 ) -> bytes:  # a ModelInferResponse
     "A prediction."
     message = read("ModelInferRequest", call.body)
-    call.places = {"model": message.model_name, "version": message.model_version}
+    place = Address("infer", message.model_name, message.model_version)
+    call.places = {"model": place.model, "version": place.version, "id": message.id}
     wanted = asked(message)
     terms = wanted.priority, sooner(wanted.timeout_s, left_s)
-    plain = await awaited(office, Address("infer", *call.places.values()), wanted.request, *terms)
-    call.places["version"] = plain.key[1]
+    plain = await awaited(office, place, wanted.request, *terms)
+    call.places |= {"version": plain.key[1], "id": plain.ticket.id, "variant": plain.ticket.route.variant}
     return answer(heading(plain), plain.outputs, wanted).SerializeToString()
 
 # %% ../../../nbs/serve/62_rpc.ipynb #c2c16eed
@@ -202,7 +203,23 @@ async def exchanged(
     noticed(office, trouble)
     return trouble, passed
 
-# %% ../../../nbs/serve/62_rpc.ipynb #becf851f
+# %% ../../../nbs/serve/62_rpc.ipynb #d7bd2427
+def entry(
+    call: Call,
+    said: bytes | Refused,  # the answer
+    passed: Pass | None,  # the guard's
+    began_s: float,  # since 1970
+    size: int,  # bytes of its message
+) -> Entry:
+    "A call and its end."
+    status, sentence = (200, "") if isinstance(said, bytes) else (said.status, said.sentence)
+    end = status, 1e3 * (time.time() - began_s), size, len(said) if status == 200 else 0
+    id, *served = (call.places.get(name, "") for name in ("id", "model", "version", "variant"))
+    return Entry(
+        began_s, id[:256], "GRPC", call.route.path, *end, key_of(passed, call), call.address, *served, sentence
+    )
+
+# %% ../../../nbs/serve/62_rpc.ipynb #b127175c
 async def answered(
     office: Office,  # what all requests share
     call: Call,
@@ -212,10 +229,7 @@ async def answered(
     began_s, size = time.time(), len(call.body)
     said, passed = await exchanged(office, call, left_s)
     if office.access is not None:
-        good = isinstance(said, bytes)
-        end = 200 if good else said.status, 1e3 * (time.time() - began_s), size, len(said) if good else 0
-        who = key_of(passed, call), call.address, call.places.get("model", ""), call.places.get("version", "")
-        noted(office, Entry(began_s, "", "GRPC", call.route.path, *end, *who, "", "" if good else said.sentence))
+        noted(office, entry(call, said, passed, began_s, size))
     return said, passed
 
 # %% ../../../nbs/serve/62_rpc.ipynb #2a669a15
