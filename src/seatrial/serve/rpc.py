@@ -203,7 +203,7 @@ async def exchanged(
     noticed(office, trouble)
     return trouble, passed
 
-# %% ../../../nbs/serve/62_rpc.ipynb #d7bd2427
+# %% ../../../nbs/serve/62_rpc.ipynb #5b82936d
 def entry(
     call: Call,
     said: bytes | Refused,  # the answer
