@@ -77,8 +77,8 @@ class Server(BaseHTTPRequestHandler):
 class Sea(ThreadingHTTPServer):
     daemon_threads, request_queue_size = True, 64
 
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Server)
+    def __init__(self, door=("127.0.0.1", 0)):
+        super().__init__(door, Server)
         self.moods, self.heard, self.ids, self.url = [], [], [], f"http://127.0.0.1:{self.server_port}"
 
 
@@ -342,3 +342,38 @@ def test_both_clients_speak_with_the_real_server(sea):
 
     for answers in (ours, asyncio.run(asking())):
         np.testing.assert_array_equal(answers.outputs["y"], x.sum(1))
+
+
+def test_a_retry_of_what_reached_nobody_costs_no_token():
+    now, budget = [0.0], Budget(burst=0)
+    steps = persist(lambda s: s, Patience(9, budget=budget, draw=lambda: 0.5, clock=lambda: now[0]), 60)
+    next(steps)
+    for _ in range(5):
+        assert steps.send(Reply(0, {}, b"Connection refused", asked=False)) > 0, "a pause"
+        steps.send(None)
+    with pytest.raises(StopIteration) as end:
+        steps.send(Reply(0, {}, b"the server hung up"))
+    assert end.value.value.content == b"the server hung up"
+
+
+def test_many_rows_outlive_a_server_that_is_away_for_a_while(toy):
+    door = (toy.server_address[0], toy.server_port)
+    toy.shutdown()
+    toy.server_close()
+
+    def come_back():
+        with Sea(door) as again:
+            thread = threading.Thread(target=again.serve_forever, args=(0.01,))
+            thread.start()
+            over.wait()
+            again.shutdown()
+            thread.join()
+
+    over, back = threading.Event(), threading.Timer(0.3, come_back)
+    back.start()
+    try:
+        with Client(toy.url, retries=50) as client:
+            assert len(client.predict_many("sum", {"x": np.ones((500, 2))}, at_once=16)) == 500
+    finally:
+        over.set()
+        back.join()

@@ -20,7 +20,7 @@ Docs: https://seatrial.github.io/seatrial/client/blocking.html.md"""
 __all__ = ['T', 'P', 'Caller', 'Wires', 'quiet', 'resting', 'left_s', 'opened', 'swapped', 'spoken', 'sent', 'carried', 'driven',
            'gathered', 'blocks', 'Client']
 
-# %% ../../../nbs/client/05_blocking.ipynb #b2aa19e3
+# %% ../../../nbs/client/05_blocking.ipynb #7ff955dc
 import os
 import socket
 import ssl
@@ -33,7 +33,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from . import dialogue
 from .dialogue import Place, Talk, Together, signature
-from .message import Address, Reading, address, heard, nothing, stale, written
+from .message import Address, Reading, address, heard, nothing, stale, unreached, written
 from .patience import Budget, Patience, Reply, Sending
 
 # %% ../../../nbs/client/05_blocking.ipynb #18d1ea68
@@ -85,10 +85,8 @@ class Wires:
         while self.idle:
             self.idle.pop().close()
 
-# %% ../../../nbs/client/05_blocking.ipynb #349519bf
-def quiet(
-    wire: socket.socket,
-) -> bool:
+# %% ../../../nbs/client/05_blocking.ipynb #5b74aca6
+def quiet(wire: socket.socket) -> bool:
     "Whether nothing has come on a connection while it rested."
     if isinstance(wire, ssl.SSLSocket):
         return True
@@ -101,10 +99,8 @@ def quiet(
         pass
     return False
 
-# %% ../../../nbs/client/05_blocking.ipynb #3d992d8d
-def resting(
-    wires: Wires,
-) -> socket.socket | None:  # None: a new one is needed
+# %% ../../../nbs/client/05_blocking.ipynb #600b20e3
+def resting(wires: Wires) -> socket.socket | None:  # None: a new one is needed
     "The youngest connection that can be used again."
     if wires.pid != os.getpid():
         wires.idle, wires.pid = [], os.getpid()
@@ -126,22 +122,24 @@ def left_s(
         raise TimeoutError
     return left
 
-# %% ../../../nbs/client/05_blocking.ipynb #ef5effab
+# %% ../../../nbs/client/05_blocking.ipynb #0c2f7bcd
 def opened(
     wires: Wires,
     end_s: float,  # on the monotonic clock
 ) -> socket.socket:
     "A connection that nobody used before."
-    wire = socket.create_connection((wires.at.host, wires.at.port), left_s(end_s))
+    wire = None
     try:
+        wire = socket.create_connection((wires.at.host, wires.at.port), left_s(end_s))
         wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if wires.context is None:
             return wire
         wire.settimeout(left_s(end_s))
         return wires.context.wrap_socket(wire, server_hostname=wires.at.host)
-    except BaseException:
-        wire.close()
-        raise
+    except OSError as error:
+        if wire is not None:
+            wire.close()
+        raise unreached(error) from None
 
 # %% ../../../nbs/client/05_blocking.ipynb #6259bc49
 def swapped(

@@ -11,14 +11,14 @@ Docs: https://seatrial.github.io/seatrial/client/connection.html.md"""
 # %% auto #0
 __all__ = ['Connection', 'Pool', 'closed', 'swapped', 'exchange', 'alone']
 
-# %% ../../../nbs/client/06_connection.ipynb #14ff1770
+# %% ../../../nbs/client/06_connection.ipynb #be12c170
 import asyncio
 import ssl
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from .message import Address, Reading, heard, nothing, stale, written
+from .message import Address, Reading, heard, nothing, stale, unreached, written
 from .patience import Reply, Sending
 
 # %% ../../../nbs/client/06_connection.ipynb #f2928bf9
@@ -69,7 +69,7 @@ class Connection(asyncio.Protocol):
             self.open = False
             self.transport.abort()
 
-# %% ../../../nbs/client/06_connection.ipynb #6e77c046
+# %% ../../../nbs/client/06_connection.ipynb #e85cccda
 class Pool:
     "Connections to one server."
 
@@ -92,7 +92,10 @@ class Pool:
                 return wire, True
             if owner is loop:
                 wire.close()
-        _, wire = await loop.create_connection(Connection, self.at.host, self.at.port, ssl=self.tls)
+        try:
+            _, wire = await loop.create_connection(Connection, self.at.host, self.at.port, ssl=self.tls)
+        except OSError as error:
+            raise unreached(error) from None
         return wire, False
 
     def give(self, wire: Connection) -> None:

@@ -4,7 +4,7 @@ r"""When does asking again help, and when does it keep a server on its knees?
 
 The pause before try $k$ is drawn uniformly from $[0, \min(c, b\,2^{k-1})]$, *full jitter* (Brooker 2015, *Exponential Backoff and Jitter*, AWS Architecture Blog): clients that failed together do not come back together. Where the server names a time in `Retry-After`, that is waited first. A pause that would end after the deadline is not begun.
 
-Besides, retries have a **budget** shared by all calls of a client: every call pays a share $s$ of a token in, every retry takes a whole one out (Beyer et al. 2016, *Site Reliability Engineering*, ch. 21; Finagle's `RetryBudget`). With $s = 0.1$ a client adds at most a tenth to the load of a server that fails, where three unconditional retries would make four times the load out of it. Calls are counted per client, and the budget begins full, so that a single lost connection never surfaces.
+Besides, retries have a **budget** shared by all calls of a client: every call pays a share $s$ of a token in, every retry takes a whole one out (Beyer et al. 2016, *Site Reliability Engineering*, ch. 21; Finagle's `RetryBudget`). With $s = 0.1$ a client adds at most a tenth to the load of a server that fails, where three unconditional retries would make four times the load out of it. Calls are counted per client, and the budget begins full, so that a single lost connection never surfaces. Where no connection came about, nobody was asked, and such a retry is free: it is `retries` and the deadline that say how long a client waits for a server to be back.
 
 Docs: https://seatrial.github.io/seatrial/client/patience.html.md"""
 
@@ -99,7 +99,7 @@ class Sending:
     headers: Mapping[str, str] = field(default_factory=dict)
     timeout_s: float = 15.0  # for this exchange
 
-# %% ../../../nbs/client/02_patience.ipynb #f1f15fe7
+# %% ../../../nbs/client/02_patience.ipynb #0c806d85
 @dataclass(frozen=True, slots=True)
 class Reply:
     "What came back."
@@ -107,6 +107,7 @@ class Reply:
     status: int  # 0: nothing, the connection was lost
     headers: Mapping[str, str]  # names in lower case
     content: bytes  # status 0: why
+    asked: bool = True  # False: no connection came about, so nothing was sent
 
 # %% ../../../nbs/client/02_patience.ipynb #d98707d0
 def sentence(
@@ -142,7 +143,7 @@ Steps = Generator[Sending | float, Reply | None, Reply]
 # %% ../../../nbs/client/02_patience.ipynb #731d6f2c
 LATER = frozenset({0, 429, 503, 504})
 
-# %% ../../../nbs/client/02_patience.ipynb #a246ba41
+# %% ../../../nbs/client/02_patience.ipynb #31bc9f26
 def persist(
     make: Callable[[float], Sending],  # the request, given the seconds that are left
     patience: Patience,
@@ -158,14 +159,14 @@ def persist(
         if reply.status not in LATER or retry > patience.retries:
             return reply
         pause = patience.pause(retry, reply.headers.get("retry-after", ""))
-        if patience.clock() + pause >= end or not patience.budget.spend():
+        if patience.clock() + pause >= end or (reply.asked and not patience.budget.spend()):
             return reply
         yield pause
         left = end - patience.clock()
         if left <= 0:
             return reply
 
-# %% ../../../nbs/client/02_patience.ipynb #6e31bf1c
+# %% ../../../nbs/client/02_patience.ipynb #73a4b9dc
 def settled(
     reply: Reply,
     url: str,  # of the server, for the sentence
@@ -175,8 +176,7 @@ def settled(
         return reply
     if reply.status == 0:
         said = reply.content.decode(errors="replace")
-        alive = "timed out" in said or "hung up" in said
-        hint = "" if alive else "; is a server running there? `seatrial serve` starts one"
+        hint = "" if reply.asked else "; is a server running there? `seatrial serve` starts one"
         raise CannotDo(f"no answer from {url} ({said}){hint}")
     retry_s = told_s(reply.headers.get("retry-after", ""), time.time()) if reply.status in LATER else None
     body = reply.content
