@@ -17,8 +17,9 @@ Docs: https://seatrial.github.io/seatrial/serve/annex.html.md"""
 # %% auto #0
 __all__ = ['ADVICE', 'unused', 'checked_annex', 'Annex', 'opened', 'overheard', 'trouble']
 
-# %% ../../../nbs/serve/64_annex.ipynb #e1776f52
+# %% ../../../nbs/serve/64_annex.ipynb #f725bc0a
 import asyncio
+import os
 import socket
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -77,12 +78,13 @@ class Annex:
             receive = partial(overheard, self, receive, send)
         await self.app(scope, receive, send)
 
-# %% ../../../nbs/serve/64_annex.ipynb #8c08b484
+# %% ../../../nbs/serve/64_annex.ipynb #50e0bfa1
 async def opened(
     annex: Annex,
     send: Callable[[dict], Awaitable[None]],  # hears that it could not be
 ) -> None:
     "Open the door."
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # else each fork leaves a line in the server's log
     from seatrial.serve.switchboard import opened as listening  # here, and not before
 
     try:
