@@ -970,3 +970,20 @@ def test_arrow_tables_have_the_declared_types(journal):
     journal.append([prediction(0)])
     types = dict(zip(journal.read("predictions").column_names, journal.read("predictions").schema.types, strict=True))
     assert types["time_s"] == pa.float64() and types["batch_size"] == pa.int64() and types["cached"] == pa.bool_()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="threads have no priority of their own elsewhere")
+def test_draining_lets_others_go_first_and_changes_nobody_elses_priority(tmp_path):
+    journal, stop, seen = Journal(tmp_path), threading.Event(), []
+    stop.set()
+
+    def tending():
+        before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+        tend(journal, stop, 0.0)
+        seen.append((before, os.getpriority(os.PRIO_PROCESS, threading.get_native_id())))
+
+    mine, thread = os.getpriority(os.PRIO_PROCESS, threading.get_native_id()), threading.Thread(target=tending)
+    thread.start()
+    thread.join()
+    assert seen == [(mine, max(10, mine))] and os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == mine
+    journal.close()

@@ -9,15 +9,16 @@ Docs: https://seatrial.github.io/seatrial/base/journal.html.md"""
 # %% auto #0
 __all__ = ['DAY_S', 'first_of_each', 'pending', 'unseen', 'day', 'matching', 'rolled', 'cold', 'found', 'horizon', 'newest',
            'joined', 'move', 'drained', 'write_day', 'roll_day', 'oldest_day', 'Archive', 'fsynced', 'Journal',
-           'append_rows', 'lying', 'tend', 'Decision', 'Outcome', 'Prediction', 'unpack']
+           'append_rows', 'lying', 'give_way', 'tend', 'Decision', 'Outcome', 'Prediction', 'unpack']
 
-# %% ../../../nbs/base/06_journal.ipynb #9d1018f1
+# %% ../../../nbs/base/06_journal.ipynb #7c428d83
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
 from functools import reduce
 from operator import and_, ge, lt
@@ -398,7 +399,17 @@ def lying(
     except FileNotFoundError:
         return {}
 
-# %% ../../../nbs/base/06_journal.ipynb #989de1e0
+# %% ../../../nbs/base/06_journal.ipynb #23ea0c97
+def give_way() -> int:  # niceness of this thread afterwards, 0 to 19
+    "Let other threads and processes have the processor first; the main thread of a program keeps its place."
+    if not sys.platform.startswith("linux") or threading.current_thread() is threading.main_thread():
+        return 0
+    number = threading.get_native_id()
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, number, max(10, os.getpriority(os.PRIO_PROCESS, number)))
+    return os.getpriority(os.PRIO_PROCESS, number)
+
+# %% ../../../nbs/base/06_journal.ipynb #d7494d5f
 def tend(
     journal: Journal,  # to drain and to roll
     stop: threading.Event,  # ends the loop, after a last round
@@ -407,6 +418,7 @@ def tend(
     idle_s: float = 10.0,  # between two drains while nothing is appended
 ) -> None:
     "Drain and roll until told to stop; meant for a thread of its own."
+    give_way()
     said, rolled, last, seen, due_s = "", None, False, None, 0.0
     while not last:
         last, today = stop.wait(interval_s), journal.clock() // DAY_S
