@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import queue
 import signal
 import socket
 import subprocess
@@ -347,19 +348,24 @@ def test_a_server_that_is_stopped_answers_the_calls_that_it_accepted(tmp_path):
     with line(its.serve.grpc_port) as channel:
         call(channel, "ModelInfer", question([[1, 2]]))
         os.kill(worker, signal.SIGSTOP)
-        infer = channel.unary_unary(f"/{SERVICE}/ModelInfer")
+        infer, endless = channel.unary_unary(f"/{SERVICE}/ModelInfer"), queue.Queue()
+        endless.put(question([[7, 7]]).SerializeToString())
         asked = [infer.future(question([[k, 2]], id=f"s-{k}").SerializeToString(), timeout=30) for k in range(20)]
+        stream = channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")(iter(endless.get, None), timeout=30)
 
         def waiting():
             metrics = urllib.request.urlopen(f"{running.url}/metrics").read().decode().splitlines()
             known = {line.split()[0]: float(line.split()[1]) for line in metrics if not line.startswith("#")}
             return known["seatrial_queue_rows"] + known["seatrial_in_flight"]
 
-        until(lambda: waiting() == 20)
+        until(lambda: waiting() == 21)
         running.process.send_signal(signal.SIGTERM)
         until(lambda: ended(lambda: call(channel, "ServerLive", timeout=1))[0] != "OK")
         os.kill(worker, signal.SIGCONT)
         said = [values(read("ModelInferResponse", one.result())) for one in asked]
+        assert values(read("ModelStreamInferResponse", next(stream)).infer_response) == [14]
+        assert ended(lambda: next(stream)) == ("UNAVAILABLE", "the server is stopping; ask again on a new stream")
+        endless.put(None)
     assert said == [[k + 2] for k in range(20)]
     assert running.process.wait(40) == 0
     running.stop()

@@ -263,24 +263,26 @@ def streamed(
             message.infer_response.id = read("ModelInferRequest", body).id
     return message.SerializeToString()
 
-# %% ../../../nbs/serve/62_rpc.ipynb #21e47e92
+# %% ../../../nbs/serve/62_rpc.ipynb #5c35c5c9
 async def in_order(
     bodies: AsyncIterator[bytes],  # as they come
     ask: Callable[[bytes], Awaitable],  # answers one, whatever happens
     most: int = MOST,  # under way at once
+    ending: asyncio.Future | None = None,  # when it is done, no more are read
 ) -> AsyncIterator:  # what they were answered, in their order
     "Answer many, several at once."
     under_way, coming, over = deque(), aiter(bodies), False
+    following = asyncio.ensure_future(anext(coming, None))
     try:
-        following = asyncio.ensure_future(anext(coming, None))
         while under_way or not over:
-            waits = ([] if over or len(under_way) >= most else [following]) + list(under_way)[:1]
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            if following in waits and following.done():
+            reads = [following, *([ending] if ending else [])] if not over and len(under_way) < most else []
+            await asyncio.wait([*reads, *list(under_way)[:1]], return_when=asyncio.FIRST_COMPLETED)
+            if following in reads and following.done():
                 over = (body := following.result()) is None
                 if not over:
                     under_way.append(asyncio.ensure_future(ask(body)))
                     following = asyncio.ensure_future(anext(coming, None))
+            over = over or (ending is not None and ending.done())
             if under_way and under_way[0].done():
                 yield under_way.popleft().result()
     finally:

@@ -13,7 +13,8 @@ Docs: https://seatrial.github.io/seatrial/serve/switchboard.html.md"""
 # %% auto #0
 __all__ = ['refused', 'unary', 'streaming', 'probed', 'handlers', 'opened']
 
-# %% ../../../nbs/serve/63_switchboard.ipynb #a75f703f
+# %% ../../../nbs/serve/63_switchboard.ipynb #a218ad05
+import asyncio
 from collections.abc import AsyncIterator
 from functools import partial
 
@@ -52,9 +53,10 @@ async def unary(
         await refused(context, said, fields)
     return said
 
-# %% ../../../nbs/serve/63_switchboard.ipynb #987010a7
+# %% ../../../nbs/serve/63_switchboard.ipynb #17fad8a0
 async def streaming(
     desk: Desk,  # where the office is
+    ending: asyncio.Future | None,  # is done when the server is about to stop
     bodies: AsyncIterator[bytes],  # the requests' messages
     context: grpc.aio.ServicerContext,
 ) -> AsyncIterator[bytes]:  # the answers' messages
@@ -65,11 +67,13 @@ async def streaming(
         said, _ = await answered(desk.office, called("ModelStreamInfer", body, *told), context.time_remaining())
         return body, said
 
-    async for body, said in in_order(bodies, ask):
+    async for body, said in in_order(bodies, ask, ending=ending):
         try:
             yield streamed(body, said)
         except Refused as trouble:
             await refused(context, trouble, [])
+    if ending is not None and ending.done():
+        await refused(context, Refused(503, "the server is stopping; ask again on a new stream"), [])
 
 # %% ../../../nbs/serve/63_switchboard.ipynb #ab6ca981
 async def probed(
@@ -82,22 +86,24 @@ async def probed(
         await context.abort(grpc.StatusCode.NOT_FOUND, f"the service must be {SERVICE} or empty")
     return bytes([8, 1 if healthy(desk.office)[0] == 200 else 2])
 
-# %% ../../../nbs/serve/63_switchboard.ipynb #c786359e
+# %% ../../../nbs/serve/63_switchboard.ipynb #c0aa6969
 def handlers(
     desk: Desk,  # where the office is
+    ending: asyncio.Future | None = None,  # is done when the server is about to stop
 ) -> list[grpc.GenericRpcHandler]:
     "Who answers what."
     named = {name: grpc.unary_unary_rpc_method_handler(partial(unary, desk, name)) for name in METHODS}
-    named["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(partial(streaming, desk))
+    named["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(partial(streaming, desk, ending))
     check = {"Check": grpc.unary_unary_rpc_method_handler(partial(probed, desk))}
     services = {SERVICE: named, "grpc.health.v1.Health": check}
     return [grpc.method_handlers_generic_handler(*service) for service in services.items()]
 
-# %% ../../../nbs/serve/63_switchboard.ipynb #6de97828
+# %% ../../../nbs/serve/63_switchboard.ipynb #54ec35cd
 async def opened(
     settings: Settings,
     desk: Desk,  # where the office is
     host: str,  # address to listen on
+    ending: asyncio.Future | None = None,  # is done when the server is about to stop
 ) -> grpc.aio.Server:
     "Listen for calls."
     limits = settings.serve
@@ -107,7 +113,7 @@ async def opened(
         ("grpc.max_concurrent_streams", 1024),  # of one connection
         ("grpc.so_reuseport", int(limits.api_processes > 1)),
     ]
-    server = grpc.aio.server(handlers=handlers(desk), options=options)
+    server = grpc.aio.server(handlers=handlers(desk, ending), options=options)
     try:
         server.add_insecure_port(f"[{host}]:{limits.grpc_port}" if ":" in host else f"{host}:{limits.grpc_port}")
     except RuntimeError as error:
