@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from ..engine.bundle import DATATYPES
+from ..engine.signature import DATATYPES
 from .protocol import NAMES, Refused, Request, formed, parsed, shown, tensor, values
 
 # %% ../../../nbs/serve/03_binary.ipynb #c9c06501

@@ -25,7 +25,7 @@ import numpy as np
 import orjson
 
 from ..base.record import LARGEST, Outcome
-from ..engine.bundle import DATATYPES
+from ..engine.signature import DATATYPES
 
 # %% ../../../nbs/serve/01_protocol.ipynb #8faa4247
 class Refused(ValueError):
