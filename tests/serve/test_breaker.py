@@ -1,9 +1,8 @@
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seatrial.serve.breaker import Breaker, Breakers, Rule, Window, count, heard, lets_through, passable, stated, told
+from seatrial.serve.breaker import Breaker, Breakers, Rule, Window, count, heard, lets_through, passable, told
 
 RULE = Rule(share=0.5, least=10, window_s=10.0, open_s=5.0)
 KEY = ("m", "1.0.0")
@@ -96,22 +95,7 @@ def test_a_version_whose_answers_are_all_good_is_asked_again_soon_whatever_happe
         now_s += gap
         if lets_through(breaker, now_s):
             heard(breaker, answers, int(answers * share), now_s)
-    now_s += RULE.open_s
+    now_s += RULE.open_s + 1e-6  # and a little for the rounding of the sum
     assert lets_through(breaker, now_s)
     heard(breaker, 1, 0, now_s)
     assert breaker.state == "closed" and lets_through(breaker, now_s)
-
-
-SPECS = [{"name": "p", "datatype": "FP32", "shape": [-1, 3]}, {"name": "word", "datatype": "BYTES", "shape": [-1]}]
-
-
-def test_a_stated_default_answers_every_row_in_the_outputs_types():
-    answer = stated({"default": {"p": [0.1, 0.2, 0.7], "word": "fair"}}, SPECS, 2)
-    assert answer["p"].dtype == np.float32 and answer["p"].shape == (2, 3) and answer["word"].tolist() == ["fair"] * 2
-    assert stated({"default": {"p": 0, "word": "x"}}, SPECS, 2)["p"].tolist() == [[0] * 3] * 2
-
-
-@pytest.mark.parametrize("default", [{}, {"p": 1}, {"p": [1, 2], "word": "x"}, {"p": "a", "word": "x"}, [1], 3])
-def test_a_default_that_does_not_fit_is_refused(default):
-    with pytest.raises(ValueError, match="the card's default"):
-        stated({"default": default}, SPECS, 2)

@@ -14,11 +14,11 @@ Docs: https://seatrial.github.io/seatrial/serve/answers.html.md"""
 
 # %% auto #0
 __all__ = ['LARGE', 'BEGAN_S', 'EXTENSIONS', 'ANSWERS', 'WAITING', 'where', 'plainly', 'infer', 'heading', 'only_model', 'aside',
-           'score', 'stats', 'config', 'index', 'loading', 'unloading', 'private', 'metrics', 'healthy', 'ready',
-           'ping', 'outcomes', 'model', 'is_ready', 'server', 'live', 'version', 'described_for_machines',
+           'score', 'marks', 'stats', 'config', 'index', 'loading', 'unloading', 'private', 'metrics', 'healthy',
+           'ready', 'ping', 'outcomes', 'model', 'is_ready', 'server', 'live', 'version', 'described_for_machines',
            'described_for_people']
 
-# %% ../../../nbs/serve/45_answers.ipynb #f9ce3f6a
+# %% ../../../nbs/serve/45_answers.ipynb #7b0961b3
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
@@ -35,7 +35,7 @@ from .metrics import counted, spread, state
 from .office import Office, described, health, loaded, model_ready, received
 from .passage import asked_for, predicted, settled
 from .protocol import Address, Refused, Request
-from .ticket import Plain
+from .ticket import Plain, Ticket
 
 # %% ../../../nbs/serve/45_answers.ipynb #b27e1d1e
 def where(
@@ -75,7 +75,7 @@ async def infer(
     body, n = binary.answer(heading(plain), plain.outputs, asked)
     return Said(body) if n is None else Said(body, 200, RAW, [(b"inference-header-content-length", b"%d" % n)])
 
-# %% ../../../nbs/serve/45_answers.ipynb #24499273
+# %% ../../../nbs/serve/45_answers.ipynb #ae42ddcf
 def heading(
     plain: Plain,
 ) -> dict:  # JSON
@@ -83,6 +83,7 @@ def heading(
     ticket, (model, version) = plain.ticket, plain.key
     names = ("variant", "trial", "version", "propensity")
     told = {"request_id": ticket.id} | {name: getattr(ticket.route, name) for name in names}
+    told |= {"fallback": ticket.route.fallback} if ticket.route.fallback else {}
     return {"model_name": model, "model_version": version, "id": ticket.id, "parameters": told}
 
 # %% ../../../nbs/serve/45_answers.ipynb #7cf3c144
@@ -109,7 +110,7 @@ async def aside(
     "What a function returns; in a thread where it may take long."
     return work(*given) if len(call.body) <= LARGE else await asyncio.to_thread(work, *given)
 
-# %% ../../../nbs/serve/45_answers.ipynb #d350545a
+# %% ../../../nbs/serve/45_answers.ipynb #f41e7e9d
 async def score(
     office: Office,
     call: Call,
@@ -120,7 +121,15 @@ async def score(
     signature = described(office, place)
     asked = await aside(call, scoring.scored, call.body, call.header(b"content-type"), signature["inputs"])
     plain = await plainly(office, place, asked, receive)
-    return plain and Said(scoring.predictions(plain.outputs), 200, JSON, [(b"x-request-id", plain.ticket.id.encode())])
+    return plain and Said(scoring.predictions(plain.outputs), 200, JSON, marks(plain.ticket))
+
+# %% ../../../nbs/serve/45_answers.ipynb #dd03519e
+def marks(
+    ticket: Ticket,
+) -> list[tuple[bytes, bytes]]:  # headers
+    "What is said of an answer whose body holds nothing but predictions."
+    instead = ticket.route.fallback.encode()
+    return [(b"x-request-id", ticket.id.encode()), *([(b"x-seatrial-fallback", instead)] if instead else [])]
 
 # %% ../../../nbs/serve/45_answers.ipynb #57e7e9db
 async def stats(
@@ -205,7 +214,7 @@ def private(
     "Where the processes of a server find each other."
     return Path(office.lane.links[0].path).parent
 
-# %% ../../../nbs/serve/45_answers.ipynb #eabf4730
+# %% ../../../nbs/serve/45_answers.ipynb #6a44e744
 async def metrics(
     office: Office,
     call: Call,
@@ -213,20 +222,25 @@ async def metrics(
     "Counters and histograms, exact over all processes."
     mine, on_gpus = state(office.tally), office.settings.serve.device != "cpu"
     seen = await gauge.now(office.lane, office.journal, BEGAN_S, on_gpus)
-    seen["worker_deaths"] = sum(one.deaths for one in standings(private(office)))
+    workers = standings(private(office))
+    seen["worker_deaths"] = sum(one.deaths for one in workers)
+    mine["counters"] += [[("pool_evictions", *key), n] for one in workers for key, n in one.evicted.items()]
     mine["gauges"] += [[name, *pair] for name, value in seen.items() for pair in spread(value)]
     states = [mine, *await others(private(office))]
     return Said(exposition.text(states, office.settings.serve.price_per_hour), 200, PROMETHEUS)
 
-# %% ../../../nbs/serve/45_answers.ipynb #ac9098ca
+# %% ../../../nbs/serve/45_answers.ipynb #19dc7bd5
 def healthy(
     office: Office,
 ) -> tuple[int, dict]:  # HTTP status, what to say
     "Whether predictions can be had; the workers' own reasons beside ours."
     status, said = health(office)
-    resting = [f"{one.worker}: {one.reason}" for one in standings(private(office)) if one.state != "up" and one.reason]
+    workers = standings(private(office))
+    resting = [f"{one.worker}: {one.reason}" for one in workers if one.state != "up" and one.reason]
+    refused = {why for one in workers for why, _ in one.refused.values()}
+    unsaid = sorted(why for why in refused if not any(why in each for each in said["reasons"]))
     ring = [office.guard.ring.trouble] if office.guard and office.guard.ring.trouble else []
-    return status, said | {"reasons": [*said["reasons"], *ring, *resting]}
+    return status, said | {"reasons": [*said["reasons"], *ring, *resting, *unsaid]}
 
 # %% ../../../nbs/serve/45_answers.ipynb #6cd9af92
 async def ready(

@@ -10,7 +10,7 @@ r"""When should a server stop asking a version that fails, and how does it find 
 
 A closed breaker that opens forgets what it counted, so that a version that works again starts afresh. What counts as a failure is the version's own doing: an answer that it could not compute, or not in time. A request that was wrong (400) or a queue that was full (429) says nothing about it.
 
-While a breaker is open, the champion answers for a challenger, and the answer says so. For a champion there is 503 at once, which is kinder than 504 after ten seconds; a default that its card states can be read with `stated`, but the server does not give it by itself yet. All counts are given by batches, and time is an argument.
+While a breaker is open, [somebody else](72_fallback.ipynb) answers in the version's place: the champion for a challenger, what was once answered, or what its card states. Where nobody can, there is 503 at once, with the time after which to ask again; that is kinder than 504 after ten seconds. All counts are given by batches, and time is an argument.
 
 Docs: https://seatrial.github.io/seatrial/serve/breaker.html.md"""
 
@@ -18,16 +18,11 @@ Docs: https://seatrial.github.io/seatrial/serve/breaker.html.md"""
 
 # %% auto #0
 __all__ = ['SLOTS', 'Window', 'forget', 'count', 'Rule', 'Breaker', 'lets_through', 'heard', 'trip', 'Breakers', 'told',
-           'passable', 'repeated', 'stated']
+           'passable']
 
-# %% ../../../nbs/serve/14_breaker.ipynb #b7ce253c
-from collections.abc import Mapping
+# %% ../../../nbs/serve/14_breaker.ipynb #3db46d8d
 from dataclasses import dataclass, field
-from typing import Any
 
-import numpy as np
-
-from ..engine.bundle import DATATYPES
 from .protocol import Refused
 
 # %% ../../../nbs/serve/14_breaker.ipynb #f2447175
@@ -172,33 +167,3 @@ def passable(
     model, version = key
     said = f"version {version} of {model} keeps failing and is not asked for now; its last failure: {breaker.last}"
     return Refused(503, said, retry_after_s=wait_s)
-
-# %% ../../../nbs/serve/14_breaker.ipynb #2f022d72
-def repeated(
-    value: Any,  # of one row, as JSON gave it
-    spec: Mapping,  # of the output: name, datatype, shape
-    rows: int,
-) -> np.ndarray:  # of the output's type
-    "A value for every row."
-    shape = tuple(spec["shape"][1:])
-    try:
-        one = np.asarray(value, DATATYPES[spec["datatype"]])
-        return np.ascontiguousarray(np.broadcast_to(one, (rows, *(one.shape if -1 in shape else shape))))
-    except (TypeError, ValueError, OverflowError):
-        rule = f"fit {spec['datatype']} of shape {list(shape)}"
-        raise ValueError(f"the card's default for {spec['name']} must {rule}, got {value!r:.80}") from None
-
-# %% ../../../nbs/serve/14_breaker.ipynb #8bdae05b
-def stated(
-    card: Mapping[str, Any],  # of the bundle; its key "default" names the value of each output
-    outputs: list[Mapping],  # signature entries: name, datatype, shape
-    rows: int,  # of the request
-) -> dict[str, np.ndarray] | None:  # None: nothing is stated
-    "The default answer of a version."
-    default = card.get("default")
-    if default is None:
-        return None
-    if not isinstance(default, Mapping) or set(default) != {spec["name"] for spec in outputs}:
-        names = ", ".join(spec["name"] for spec in outputs)
-        raise ValueError(f"the card's default must have a value for each output ({names}), got {default!r:.80}")
-    return {spec["name"]: repeated(default[spec["name"]], spec, rows) for spec in outputs}

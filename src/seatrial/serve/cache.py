@@ -7,6 +7,8 @@ r"""Which answers need not be computed, because they just were?
 3. *One flight for many.* While an answer is being computed, equal requests join the flight and compute nothing. A failure is told to all who are aboard, and is not kept. A client that hangs up leaves alone; the flight ends early only when nobody is left in it.
 4. *A version that leaves takes its answers along*, and a flight that was under way then answers who is aboard, and is kept for nobody.
 
+An answer whose time is up is still an answer, if there is no other. A cache that is told to be `lasting` keeps it until its room is needed, and gives it to nobody but those who ask for what is [stale](72_fallback.ipynb).
+
 With independent requests, item $i$ asked for at rate $\lambda_i$, and room for $C$ answers, the share of requests for item $i$ that is answered from the cache is, by Che's approximation (Che, Tung and Wang 2002, eq. 5),
 
 $$h_i \approx 1 - e^{-\lambda_i T}, \qquad \text{where } T \text{ solves } \sum_i \left(1 - e^{-\lambda_i T}\right) = C .$$
@@ -17,7 +19,7 @@ Docs: https://seatrial.github.io/seatrial/serve/cache.html.md"""
 
 # %% auto #0
 __all__ = ['OVERHEAD', 'rounded', 'content', 'Kept', 'Flight', 'Stats', 'Cache', 'look', 'board', 'drop', 'settle', 'fail',
-           'leave', 'purge', 'invalidate']
+           'leave', 'purge', 'stale', 'invalidate']
 
 # %% ../../../nbs/serve/19_cache.ipynb #0d1c46c3
 import secrets
@@ -97,13 +99,14 @@ class Stats:
     expired: int = 0  # answers whose time was up
     invalidated: int = 0  # answers that left with their version
 
-# %% ../../../nbs/serve/19_cache.ipynb #81299b89
+# %% ../../../nbs/serve/19_cache.ipynb #f795de88
 @dataclass(slots=True, eq=False)
 class Cache:
     "Answers that were just computed."
 
     size_max: int  # bytes of all that is kept, what was asked included
-    ttl_s: float = 60.0  # how long an answer is kept
+    ttl_s: float = 60.0  # how long an answer is given
+    lasting: bool = False  # keep answers whose time is up, for `stale`, until room is needed
     shelves: dict[tuple[str, str], dict[int, Kept]] = field(default_factory=dict)  # by version, by mark
     order: OrderedDict[Kept, None] = field(default_factory=OrderedDict)  # least recently asked for first
     flights: dict[tuple, Flight] = field(default_factory=dict)  # by version and mark
@@ -111,7 +114,7 @@ class Cache:
     stats: Stats = field(default_factory=Stats)
     seed: int = field(default_factory=lambda: secrets.randbits(64))  # nobody outside can prepare collisions
 
-# %% ../../../nbs/serve/19_cache.ipynb #427f606f
+# %% ../../../nbs/serve/19_cache.ipynb #e19a67d6
 def look(
     cache: Cache,
     key: tuple[str, str],  # model, version
@@ -129,7 +132,8 @@ def look(
             cache.order.move_to_end(kept)
             return kept
         cache.stats.expired += 1
-        drop(cache, kept)
+        if not cache.lasting:
+            drop(cache, kept)
     return board(cache, key, mark, content, member)
 
 # %% ../../../nbs/serve/19_cache.ipynb #3c824936
@@ -215,17 +219,29 @@ def leave(
         fail(cache, flight)
     return not flight.members
 
-# %% ../../../nbs/serve/19_cache.ipynb #56fa9bdb
+# %% ../../../nbs/serve/19_cache.ipynb #176cbcb3
 def purge(
     cache: Cache,
     now: float,  # seconds
 ) -> int:  # answers
-    "Drop all whose time is up."
+    "Drop all whose time is up, unless they last."
+    if cache.lasting:
+        return 0
     old = [kept for kept in cache.order if kept.until_s <= now]
     for kept in old:
         drop(cache, kept)
     cache.stats.expired += len(old)
     return len(old)
+
+# %% ../../../nbs/serve/19_cache.ipynb #d8ee2966
+def stale(
+    cache: Cache,
+    key: tuple[str, str],  # model, version
+    content: bytes,  # from `content`
+) -> Kept | None:  # None: nothing was kept, or it had to make room
+    "The last answer to this question, however long ago it was given."
+    kept = cache.shelves.get(key, {}).get(xxh3_64_intdigest(content, cache.seed))
+    return kept if kept is not None and kept.content == content else None
 
 # %% ../../../nbs/serve/19_cache.ipynb #ef7d3e07
 def invalidate(

@@ -101,7 +101,7 @@ WORK = (
     panel("What do a thousand rows cost?", "short", WHO, f"seatrial_cost_per_1000{SELECTED}"),
 )
 
-# %% ../../../nbs/serve/31_dashboard.ipynb #9fc96056
+# %% ../../../nbs/serve/31_dashboard.ipynb #ca34015f
 HITS, MISSES = (rate(f"cache_{what}_total", "model", "") for what in ("hits", "misses"))
 DEATHS, BY = "seatrial_worker_deaths", rate("fallbacks_total", "model, version, by", "")
 LOST = ("answers", "seatrial_journal_unrecorded_total", "lines", "seatrial_access_lost_total")
@@ -109,6 +109,13 @@ MACHINE = (
     panel("Are the workers there?", "short", "up", "seatrial_worker_up", "deaths", DEATHS),
     panel("Which versions are not asked?", "short", WHICH, "seatrial_breaker_state"),
     panel("Who was answered by somebody else?", "reqps", WHICH + " by {{by}}", BY),
+    panel("Who was sent to another worker?", "reqps", WHICH, rate("retries_total", "model, version", "")),
+    panel(
+        "Which copies for shadows were dropped?", "reqps", WHICH, rate("shadows_dropped_total", "model, version", "")
+    ),
+    panel(
+        "Which versions had to leave for others?", "short", WHICH, rate("pool_evictions_total", "model, version", "")
+    ),
     panel("What occupies the memory?", "bytes", WHICH, "seatrial_pool_bytes", "limit", "seatrial_pool_limit_bytes"),
     panel("How many answers come from the cache?", "percentunit", "hits", f"{HITS} / ({HITS} + {MISSES})"),
     panel("How busy are the GPUs?", "percentunit", "{{device}}", "seatrial_gpu_utilisation_share"),

@@ -39,7 +39,7 @@ class Counter(NamedTuple):
     meaning: str
     labels: tuple[str, ...] = ()
 
-# %% ../../../nbs/serve/30_exposition.ipynb #381047bd
+# %% ../../../nbs/serve/30_exposition.ipynb #c4179377
 COUNTERS = {
     "outcomes": Counter("Outcomes accepted."),
     "cache_hits": Counter("Requests answered from the cache.", KEY),
@@ -49,9 +49,12 @@ COUNTERS = {
     "unauthorized": Counter("Requests refused for want of a key or a right.", ("status",)),
     "breaker_opened": Counter("Times that a version was no longer asked because it kept failing.", KEY),
     "fallbacks": Counter("Requests answered by somebody else than the version they were meant for.", (*KEY, "by")),
+    "retries": Counter("Requests sent to another worker because theirs died or said nothing.", KEY),
+    "shadows_dropped": Counter("Copies for a shadow that made room for requests.", KEY),
     "worker_hangs": Counter("Workers that were killed because they hung."),
     "pool_loads": Counter("Versions loaded.", KEY),
     "pool_load_failures": Counter("Versions that could not be loaded.", KEY),
+    "pool_evictions": Counter("Versions that had to leave a worker's memory for others.", KEY),
     "journal_unrecorded": Counter("Answers that were given and are not on record."),
     "access_lost": Counter("Lines of the access log that could not be written."),
 }

@@ -17,7 +17,7 @@ __all__ = ['OPEN', 'Held', 'Office', 'gauges', 'opened', 'scheduler', 'listed', 
            'any_of', 'holding', 'wanted', 'errand', 'prepare', 'pinned', 'health', 'unserved', 'pretenders',
            'described', 'model_ready', 'received']
 
-# %% ../../../nbs/serve/39_office.ipynb #2c140b89
+# %% ../../../nbs/serve/39_office.ipynb #c07f7956
 import asyncio
 import secrets
 import time
@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from ..base.journal import Journal
 from ..base.settings import CannotDo, Settings
@@ -59,7 +60,7 @@ class Held:
     trouble: str = ""  # why
     until_s: float = 0.0  # a refusal is asked again after this moment
 
-# %% ../../../nbs/serve/39_office.ipynb #f4546c58
+# %% ../../../nbs/serve/39_office.ipynb #255c78be
 @dataclass
 class Office:
     "What all requests of one process share."
@@ -73,6 +74,7 @@ class Office:
     held: dict[tuple[str, str], Held] = field(default_factory=dict)
     asking: dict[tuple[str, str], asyncio.Task] = field(default_factory=dict)
     reigns: dict[str, str] = field(default_factory=dict)  # model to the champion that answered last
+    stated: dict[tuple[str, str], tuple[Taker, Any]] = field(default_factory=dict)  # what a version took; its default
     prefix: str = field(default_factory=lambda: secrets.token_hex(6))
     numbers: count = field(default_factory=count)
     ticking: bool = False
@@ -106,7 +108,7 @@ def gauges(
         "breaker_state": {key: OPEN[breaker.state] for key, breaker in office.breakers.held.items()},
     }  # fmt: skip
 
-# %% ../../../nbs/serve/39_office.ipynb #e5cd60e0
+# %% ../../../nbs/serve/39_office.ipynb #64418f6a
 def opened(
     settings: Settings,  # of the server
     paths: str | Sequence[str],  # of the workers' sockets
@@ -124,7 +126,8 @@ def opened(
     guard, cache, trace = settings.guard, settings.cache, settings.trace
     rule = Rule(guard.breaker_share, guard.breaker_min, guard.breaker_window_s, guard.breaker_open_s)
     office.breakers, office.guard = Breakers(rule), Guard(settings)
-    office.cache = Cache(int(cache.size_mb * 2**20), cache.ttl_s) if cache.size_mb else None
+    lasting = "cached" in guard.fallback
+    office.cache = Cache(int(cache.size_mb * 2**20), cache.ttl_s, lasting) if cache.size_mb else None
     office.traced = Tracer(exporter(trace.url), trace.share) if trace.url else None
     office.access = AccessLog(settings.paths.artifacts / "logs", guard.redact) if guard.access_log else None
     refresh(office.router)
@@ -186,7 +189,7 @@ def discreet(
     "A sentence without the path of the artifacts: clients need not know where they lie."
     return sentence.replace(f"{office.settings.paths.artifacts}/", "")
 
-# %% ../../../nbs/serve/39_office.ipynb #67fe289d
+# %% ../../../nbs/serve/39_office.ipynb #01dfaaa2
 async def asked_for(
     office: Office,  # what all requests share
     key: tuple[str, str],  # model, version
@@ -197,6 +200,7 @@ async def asked_for(
         held = Held(trouble=discreet(office, said.get("error", "")), until_s=time.monotonic() + 5)
         if "signature" in said:
             held = holding(office, key, taker(said["signature"]))
+            office.stated[key] = held.taker, said.get("default")
         counted(office.tally, "pool_loads" if held.taker else "pool_load_failures", *key)
         office.held[key] = held
     except Refused as refusal:

@@ -34,7 +34,7 @@ from ..rollout.split import assign, point
 from ..rollout.trial import TrialState, fold
 from .protocol import Refused
 
-# %% ../../../nbs/serve/13_routing.ipynb #b9c97ba5
+# %% ../../../nbs/serve/13_routing.ipynb #c0e7360b
 @dataclass(frozen=True, slots=True)
 class Route:
     "Who answers one request."
@@ -44,6 +44,7 @@ class Route:
     trial: str = ""  # empty: counts for none
     propensity: float = 1.0  # share of the units that have this variant now
     shadow: str = ""  # version that gets a copy; empty: none
+    fallback: str = ""  # who answers in its place: champion, cached or default; empty: it answers itself
 
 # %% ../../../nbs/serve/13_routing.ipynb #52689db9
 @dataclass(frozen=True, slots=True)

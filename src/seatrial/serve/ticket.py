@@ -68,7 +68,7 @@ def batchful(
     "Get the outputs of a batch ready."
     return Batchful(key, arrays, texts, looks(arrays, tuple(arrays)))
 
-# %% ../../../nbs/serve/37_ticket.ipynb #21a547f2
+# %% ../../../nbs/serve/37_ticket.ipynb #22317565
 def tell(
     ticket: Ticket,  # of the request
     batch: Batchful,  # in which its rows are
@@ -84,7 +84,7 @@ def tell(
     shapes = batch.shapes if len(names) == len(batch.shapes) else looks(batch.arrays, names)
     if names != tuple([shape[0] for shape in shapes]):
         shapes = looks(batch.arrays, names)
-    words = mould(batch.key, (route.variant, route.trial, route.propensity), shapes)
+    words = mould(batch.key, (route.variant, route.trial, route.propensity, route.fallback), shapes)
     texts = batch.texts
     values = [texts[name][cut.start] if rows == 1 else b",".join(texts[name][cut]) for name in names]
     ticket.tell(poured(words, ticket.id, rows, values))

@@ -11,7 +11,7 @@ Docs: https://seatrial.github.io/seatrial/serve/vigil.html.md"""
 # %% auto #0
 __all__ = ['sweep', 'waiting', 'hung', 'dismissed']
 
-# %% ../../../nbs/serve/22_vigil.ipynb #9d13a50d
+# %% ../../../nbs/serve/22_vigil.ipynb #a3f1b3f6
 import logging
 import os
 import signal
@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from .admission import Batch
 from .batching import clear, everybody, expire, overdue
 from .inquest import accuse
 from .lane import Lane, Link
@@ -56,11 +57,11 @@ def hung(
     late = overdue(lane.scheduler, time.monotonic(), limit_s)
     return [link for link in lane.links if link.worker in late]
 
-# %% ../../../nbs/serve/22_vigil.ipynb #f91dec4c
+# %% ../../../nbs/serve/22_vigil.ipynb #a970c328
 def dismissed(
     lane: Lane,  # the near end
     limit_s: float,  # how long a load may be out
-) -> int:  # how many there were
+) -> list[Batch]:  # over which they hung
     "Kill the workers that hang; whoever started them starts others."
     late = [link for link in hung(lane, limit_s) if link.pid]
     for link in late:
@@ -69,4 +70,4 @@ def dismissed(
         with suppress(ProcessLookupError):
             os.kill(link.pid, signal.SIGKILL)
         link.pid = 0
-    return len(late)
+    return [lane.scheduler.out[link.worker].batches[0] for link in late]

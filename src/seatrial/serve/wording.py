@@ -43,7 +43,7 @@ def journaled(
         return inside % pieces[0]
     return b"[%b]" % b",".join([inside % piece for piece in pieces])
 
-# %% ../../../nbs/serve/36_wording.ipynb #34221bdc
+# %% ../../../nbs/serve/36_wording.ipynb #413b4eb6
 @dataclass(frozen=True, slots=True)
 class Mould:
     "What all answers of one version in one role have in common."
@@ -57,19 +57,20 @@ class Mould:
 @lru_cache(512)
 def mould(
     key: tuple[str, str],  # model, version
-    role: tuple[str, str, float],  # variant, trial, propensity
+    role: tuple[str, str, float, str],  # variant, trial, propensity, fallback
     outputs: tuple[tuple[str, str, tuple[int, ...]], ...],  # name, numpy's type, shape of one row
 ) -> Mould:  # the same object for the same words
     "The words around the numbers."
-    model, version, variant, trial, propensity = (orjson.dumps(word) for word in (*key, *role))
+    model, version, variant, trial, propensity, fallback = (orjson.dumps(word) for word in (*key, *role))
     sides = []
     for name, dtype, tail in outputs:
         head = b'{"name":%b,"datatype":"%b","shape":[' % (orjson.dumps(name), NAMES[np.dtype(dtype)].encode())
         sides.append((head, b"%b]," % b"".join(b",%d" % n for n in tail) + b'"data":['))
-    told = b',"variant":%b,"trial":%b,"version":%b,"propensity":%b},"outputs":['
+    instead = b',"fallback":%b' % fallback if fallback != b'""' else b""
+    told = b',"variant":%b,"trial":%b,"version":%b,"propensity":%b%b},"outputs":['
     opening = b'{"model_name":%b,"model_version":%b,"id":' % (model, version)
     middle = b',"parameters":{"request_id":'
-    return Mould(opening, middle, told % (variant, trial, version, propensity), tuple(sides))
+    return Mould(opening, middle, told % (variant, trial, version, propensity, instead), tuple(sides))
 
 # %% ../../../nbs/serve/36_wording.ipynb #5ea8ae8a
 def poured(

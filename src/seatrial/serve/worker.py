@@ -133,18 +133,18 @@ def attend(
         said = {"error": blame(error)[1]}
     visitor.say({"id": header["id"], **said}, {})
 
-# %% ../../../nbs/serve/27_worker.ipynb #a0453fe6
+# %% ../../../nbs/serve/27_worker.ipynb #3987e9ad
 def fetched(
     loop: "Loop",  # what the worker has
     key: Key,  # to be loaded
     forced: bool = False,  # forgive what it has done
-) -> dict:  # signature, bytes, seconds
+) -> dict:  # signature, default answer, bytes, seconds
     "Load a version, unless it is there."
     if forced and loop.pool.refused.pop(key, None) and loop.bond:
         loop.bond.told("forgiven", key)
     engine, pool = loop.pool.engine(*key), loop.pool
     more = {"bytes": pool.measured.get(key, 0), "seconds": pool.seconds.get(key, 0.0)}
-    return {"signature": engine.bundle.signature.to_dict(), **more}
+    return {"signature": engine.bundle.signature.to_dict(), "default": engine.bundle.card.get("default"), **more}
 
 # %% ../../../nbs/serve/27_worker.ipynb #faa51562
 def inventory(
