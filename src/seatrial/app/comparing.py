@@ -1,6 +1,6 @@
 """How does a person start a comparison, look at it, and overrule it?
 
-**Method.** A trial is started by a person and moved by the controller; `trial watch` is that controller, and `seatrial serve` starts it by itself. What a person decides goes the same way as what the controller decides: through the [journal](../base/06_journal.ipynb), with an actor and a reason. `trial show` is the question that a deployment script asks; its exit status is the answer, 0 proceed, 1 hold.
+**Method.** A trial is started by a person and moved by the controller; `trial watch` is that controller, and `seatrial serve` starts it by itself while there is a trial. What a person decides goes the same way as what the controller decides: through the [journal](../base/06_journal.ipynb), with an actor and a reason. `trial show` is the question that a deployment script asks; its exit status is the answer, 0 proceed, 1 hold.
 
 Each verb is a function that [the command line](07_cli.ipynb) registers.
 
@@ -132,8 +132,11 @@ def trial_show(ctx: typer.Context, name: Name, as_json: Json = False):
     show(told, as_json, f"the latest trial of {name}")
     raise typer.Exit(1 if state.held or state.status in {"rolled_back", "aborted"} else 0)
 
-# %% ../../../nbs/app/06_comparing.ipynb #e5dec5cc
-def trial_watch(ctx: typer.Context):
+# %% ../../../nbs/app/06_comparing.ipynb #a0318cb8
+def trial_watch(
+    ctx: typer.Context,
+    until_done: Annotated[bool, typer.Option(help="End when no trial is live; without: wait for the next.")] = False,
+):
     "Tick every trial until interrupted: the one who decides, under a lease."
     import signal
     from threading import Event
@@ -142,7 +145,7 @@ def trial_watch(ctx: typer.Context):
 
     settings, stop = settings_of(ctx), Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())  # the lease goes back, so that the next one need not wait
-    watch(controller_of(settings), stop, settings.rollout.tick_interval_s)
+    watch(controller_of(settings), stop, settings.rollout.tick_interval_s, until_done=until_done)
 
 # %% ../../../nbs/app/06_comparing.ipynb #9e0788d7
 def promote(
