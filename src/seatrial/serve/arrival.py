@@ -12,9 +12,9 @@ Docs: https://seatrial.github.io/seatrial/serve/arrival.html.md"""
 
 # %% auto #0
 __all__ = ['TICK_S', 'came_back', 'deliver', 'book', 'unrecorded', 'unfit', 'hand_over', 'fetched', 'absent', 'outwaited', 'tick',
-           'wound_up', 'noted', 'hung_up']
+           'unblocked', 'wound_up', 'noted', 'hung_up']
 
-# %% ../../../nbs/serve/42_arrival.ipynb #17fe0de4
+# %% ../../../nbs/serve/42_arrival.ipynb #f28dd577
 import asyncio
 import time
 from collections.abc import Sequence
@@ -26,13 +26,13 @@ from .census import count_batch, spans
 from .lane import Reply, ask
 from .logbook import record_error, records, written
 from .metrics import counted
-from .office import Office, discreet, errand
+from .office import Office, discreet, errand, retried
 from .protocol import Refused
 from .recall import landed, late
 from .remedy import again, failed, forgotten, judged, lost, noticed, turn_away  # noqa: F401 (for its users)
 from .ticket import Ticket, batchful, tell
 from .turn import Job
-from .vigil import dismissed, sweep, waiting
+from .vigil import dismissed, second_tries, sweep, waiting
 from .wording import cuttings
 
 # %% ../../../nbs/serve/42_arrival.ipynb #9647a1eb
@@ -177,7 +177,7 @@ def outwaited(
 # %% ../../../nbs/serve/42_arrival.ipynb #4937b91e
 TICK_S = 0.05  # between two looks at those who wait
 
-# %% ../../../nbs/serve/42_arrival.ipynb #238a1df5
+# %% ../../../nbs/serve/42_arrival.ipynb #3ff15251
 def tick(
     office: Office,  # what all requests share
 ) -> None:
@@ -188,6 +188,7 @@ def tick(
     for batch in dismissed(lane, 2 * limit_s):
         counted(office.tally, "worker_hangs")
         judged(office, batch.flow.key, len(batch.jobs), len(batch.jobs), "a worker hung over it and was killed")
+    retried(office, second_tries(lane, limit_s))
     outwaited(office, now)
     for job in (*waiting(lane), *office.fetching):
         ticket = job.ticket
@@ -201,11 +202,24 @@ def tick(
             refusal = Refused(504, f"no answer within {min(ticket.timeout_s or limit_s, limit_s):g} seconds")
             record_error(office.journal, model, ticket, refusal)
             ticket.tell(refusal)
-    blocked, office.blocked = office.blocked, []
-    for back, good in blocked:
-        deliver(office, back, good, now)
-    if waits or office.fetching:
+    unblocked(office, now)
+    if waits or office.fetching or office.blocked:
         wound_up(office)
+
+# %% ../../../nbs/serve/42_arrival.ipynb #fb1c071e
+def unblocked(
+    office: Office,  # what all requests share
+    now: float,  # seconds, monotonic
+) -> None:
+    "Try again to put on record what the journal could not take."
+    blocked, office.blocked = office.blocked, []
+    for place, (back, good) in enumerate(blocked):
+        deliver(office, back, good, now)
+        if office.blocked:
+            full = Refused(503, "the journal cannot be written; ask again in some seconds", retry_after_s=5)
+            for later in blocked[place + 1 :]:
+                unrecorded(office, *later, full, now)
+            return
 
 # %% ../../../nbs/serve/42_arrival.ipynb #4b1d04f5
 def wound_up(

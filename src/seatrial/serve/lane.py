@@ -15,7 +15,7 @@ Docs: https://seatrial.github.io/seatrial/serve/lane.html.md"""
 __all__ = ['NOTHING', 'HELLO', 'Reply', 'reply', 'Link', 'Lane', 'let_in', 'depart', 'shipped', 'arrived', 'returned', 'ask',
            'fallen', 'keep_link', 'keep', 'hang_up']
 
-# %% ../../../nbs/serve/21_lane.ipynb #7c99bbff
+# %% ../../../nbs/serve/21_lane.ipynb #3d456d60
 import asyncio
 import logging
 import time
@@ -29,7 +29,7 @@ from .admission import Batch, Scheduler, offer
 from .batching import died, done, draw
 from .frames import Inbox, frame, opened, slices, stacked
 from .protocol import Refused
-from .turn import Job
+from .turn import AGAIN, Job
 
 # %% ../../../nbs/serve/21_lane.ipynb #3fbc8df6
 @dataclass(slots=True)
@@ -99,7 +99,7 @@ class Link(asyncio.BufferedProtocol):
         "The worker is gone."
         fallen(self)
 
-# %% ../../../nbs/serve/21_lane.ipynb #043c2db3
+# %% ../../../nbs/serve/21_lane.ipynb #eacbca62
 class Lane:
     "The way to the workers."
 
@@ -116,6 +116,7 @@ class Lane:
         self.scheduler, self.done, self.lost, self.absent = scheduler, done, lost, absent
         self.links = [Link(self, worker, path) for worker, path in enumerate(paths)]
         self.due, self.down_since_s, self.up = False, time.monotonic(), lambda link: None
+        self.retried: Callable[[Sequence[Job]], None] = lambda jobs: None  # hears of jobs that are sent once more
         self.numbers, self.loop = count(), None  # the event loop, once the links are held: asking costs a system call
 
     @property
@@ -223,7 +224,7 @@ async def ask(
     link.wire.write(frame({"id": number, **question}, {}))
     return await waiter
 
-# %% ../../../nbs/serve/21_lane.ipynb #b6d7f669
+# %% ../../../nbs/serve/21_lane.ipynb #c215615d
 def fallen(
     link: Link,  # to the worker
 ) -> None:
@@ -238,9 +239,12 @@ def fallen(
     for waiter in asked.values():
         if not waiter.done():
             waiter.set_exception(Refused(503, "the worker died while it was asked; ask again in a second", 1))
+    load = lane.scheduler.out.get(link.worker)
+    held = [job for batch in load.batches for job in batch.jobs] if load else []
     for job in died(lane.scheduler, link.worker):
         why = "a worker died with this copy inside" if job.shadow else "two workers died with this request inside"
         lane.lost(job, Refused(503, f"{why}; it is not sent to another"))
+    lane.retried([job for job in held if job.state == AGAIN])
     depart(lane)
 
 # %% ../../../nbs/serve/21_lane.ipynb #93614533
