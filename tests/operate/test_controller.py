@@ -279,6 +279,7 @@ def test_watching_outlives_trouble_that_passes_and_says_what_it_was(bay, caplog)
 
 
 def test_watching_ends_where_trouble_does_not_pass(bay, caplog):
+    bay.controller.start(bay.plan())
     break_leases(bay)
     with pytest.raises(CannotDo, match=f"failed {PATIENCE} times in a row"):
         watch(bay.controller, threading.Event(), 0.0)
@@ -307,6 +308,7 @@ def test_trouble_that_comes_and_goes_does_not_add_up(bay):
                 raise CannotDo("a swell")
             return super().tick()
 
+    bay.controller.start(bay.plan())
     watch(Rough(bay.journal, bay.registry, bay.settings, holder="rough"), stop, 0.0)
     assert len(looks) == 3 * PATIENCE + 1
 
@@ -400,3 +402,47 @@ def test_an_unreadable_start_is_told_and_stops_nobody(bay, caplog):
     bay.journal.decide(Decision("start", "other", "odd", evidence={"wind": 7}))
     assert kinds(bay.sail(bay.plan(), GOOD)) == ["start", "advance", "promote", "alias"]
     assert "trial odd of other did not begin" in caplog.text
+
+
+class Patient(Controller):
+    "Counts its ticks, and stops after the first that decided something."
+
+    def tick(self):
+        self.ticks = [*getattr(self, "ticks", ()), super().tick()]
+        if self.ticks[-1]:
+            self.stop.set()
+        return self.ticks[-1]
+
+
+def test_nobody_ticks_while_everything_is_finished_and_a_trial_that_begins_is_found(bay):
+    watcher = Patient(bay.journal, bay.registry, bay.settings, clock=lambda: bay.now, holder="patient")
+    watcher.stop = threading.Event()
+    watching = threading.Thread(target=watch, args=(watcher, watcher.stop, 0.001))
+    watching.start()
+    while not watcher.seen:
+        watching.join(0.01)
+    assert not watcher.open and not hasattr(watcher, "ticks") and bay.journal.lease("controller", "anybody", 0.0)
+    bay.controller.start(bay.plan())
+    watching.join(30)
+    assert not watching.is_alive() and [d.kind for d in watcher.ticks[0]] == ["hold"]
+
+
+def test_a_controller_that_stays_until_all_is_done_finishes_what_another_began_and_leaves(bay):
+    plan = bay.plan()
+    bay.controller.start(plan)
+    for stage in range(len(plan.stages)):
+        kind = "promote" if stage == len(plan.stages) - 1 else "advance"
+        bay.journal.decide(decision_of(plan, kind, "", {"stage": stage}, "controller", bay.now))
+    made = []
+    watch(bay.controller, threading.Event(), 0.0, lambda d: made.append(d.kind), until_done=True)
+    assert made == ["alias"] and bay.registry.shelf.aliases("film")["champion"] == plan.challenger
+
+
+def test_a_controller_that_stays_until_all_is_done_publishes_what_was_decided_and_not_published(bay):
+    tables = bay.registry.shelf.folder / "registry" / "aliases.json"
+    before = tables.read_text()
+    bay.registry.alias("film", "champion", "1.1.0", "by hand", "Ann")
+    tables.write_text(before)  # whoever decided was killed before it was published
+    watch(bay.controller, threading.Event(), 0.0, until_done=True)
+    assert bay.registry.shelf.aliases("film")["champion"] == "1.1.0"
+    watch(bay.controller, threading.Event(), 0.0, until_done=True)  # nothing is left, so it leaves at once
