@@ -45,7 +45,7 @@ def parameters(
         found[name] = getattr(field, choice)
     return found
 
-# %% ../../../nbs/serve/61_envelope.ipynb #7ccdb045
+# %% ../../../nbs/serve/61_envelope.ipynb #845164ef
 CHOICES = {bool: "bool_param", int: "int64_param", float: "double_param", str: "string_param"}
 
 
@@ -55,7 +55,7 @@ def written_down(
 ) -> None:
     "Put parameters into a message."
     for name, value in values.items():
-        setattr(fields[name], CHOICES[type(value)], value)
+        setattr(fields[name], next(choice for kind, choice in CHOICES.items() if isinstance(value, kind)), value)
 
 # %% ../../../nbs/serve/61_envelope.ipynb #de0b44f8
 LISTS = {"BOOL": "bool", "BYTES": "bytes", "FP32": "fp32", "FP64": "fp64", "INT64": "int64", "UINT64": "uint64"}
