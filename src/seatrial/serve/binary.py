@@ -18,7 +18,7 @@ Docs: https://seatrial.github.io/seatrial/serve/binary.html.md"""
 __all__ = ['WORDS', 'written', 'read_texts', 'read_values', 'shaped', 'taken', 'Asked', 'asked', 'dictionary', 'understood',
            'flag', 'whole', 'deadline', 'unsupported', 'buffer_of', 'answer']
 
-# %% ../../../nbs/serve/03_binary.ipynb #766c4f51
+# %% ../../../nbs/serve/03_binary.ipynb #da00e8fb
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -64,7 +64,7 @@ def read_texts(
         )
     return found
 
-# %% ../../../nbs/serve/03_binary.ipynb #801b14c0
+# %% ../../../nbs/serve/03_binary.ipynb #e527a148
 def read_values(
     buffer: memoryview,  # of one tensor
     datatype: str,  # a key of DATATYPES
@@ -82,7 +82,7 @@ def read_values(
     wanted = np.dtype(DATATYPES[datatype]).newbyteorder("<")
     if len(buffer) != n * wanted.itemsize:
         need = f"needs {n * wanted.itemsize} bytes of {datatype}"
-        raise Refused(400, f"{where}: shape {list(shape)} {need}, and binary_data_size is {len(buffer)}")
+        raise Refused(400, f"{where}: shape {list(shape)} {need}, and its buffer has {len(buffer)}")
     if datatype == "BOOL" and n and max(buffer) > 1:
         raise Refused(400, f"{where}: every byte of a BOOL must be 0 or 1, got {max(buffer)}")
     return np.frombuffer(buffer, wanted).reshape(shape)
