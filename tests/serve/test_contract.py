@@ -68,3 +68,12 @@ def test_the_page_lists_every_route_and_asks_nobody_else():
     assert all(f"<code>{html.escape(route.path)}</code>" in text for route in ROUTES)
     assert "<script" not in text and "src=" not in text and "http://x:1/metrics" in text
     assert "<evil>" not in page("http://<evil>")
+
+
+def test_what_is_refused_is_described_in_the_dialect_of_the_question():
+    said = openapi()
+    for path, ways in said["paths"].items():
+        for way in ways.values():
+            form = way["responses"]["400"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+            assert form == ("Problem" if path == "/invocations" else "Error")
+    assert "text/csv" in said["paths"]["/invocations"]["post"]["requestBody"]["content"]

@@ -65,3 +65,14 @@ def test_every_datatype_has_a_word_in_the_configuration(datatype):
     assert entry["dims"] == [2, -1] and entry["data_type"] == (
         "TYPE_STRING" if datatype == "BYTES" else f"TYPE_{datatype}"
     )
+
+
+@pytest.mark.parametrize("document", [{"ready": {}}, {"ready": 1}, {"ready": []}, {"else": None}, {"else": {}}, []])
+def test_what_a_call_does_not_know_is_refused_also_where_it_says_nothing(document):
+    with pytest.raises(Refused, match="the body m"):
+        asked(json.dumps(document).encode(), {"ready": bool})
+
+
+@pytest.mark.parametrize("document", [{}, {"ready": None}, {"parameters": {}}, {"parameters": None}])
+def test_what_tritons_clients_say_of_nothing_is_nothing(document):
+    assert not any(asked(json.dumps(document).encode(), {"ready": bool}).values())

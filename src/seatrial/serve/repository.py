@@ -43,7 +43,7 @@ def index(
                 found.append(entry)
     return found
 
-# %% ../../../nbs/serve/05_repository.ipynb #7532bf5d
+# %% ../../../nbs/serve/05_repository.ipynb #f7356f76
 def asked(
     body: bytes,  # of a repository call; may be empty
     known: Mapping[str, type],  # keys that are understood, and their type
@@ -52,9 +52,9 @@ def asked(
     document = parsed(body) if body.strip() else {}
     if not isinstance(document, dict):
         raise Refused(400, f"the body must be a JSON object, got {shown(document)}")
-    found = {key: value for key, value in document.items() if value not in (None, {}, [])}
+    found = {key: value for key, value in document.items() if key != "parameters" or value}  # Triton's send it empty
     for key, value in found.items():
-        if key not in known or type(value) is not known[key]:
+        if key not in known or type(value) not in (known[key], type(None)):
             rule = ", ".join(f"{name} ({kind.__name__})" for name, kind in known.items()) or "nothing"
             raise Refused(400, f"the body may hold {rule}, got {shown({key: value})}")
     return found
