@@ -28,7 +28,7 @@ Docs: https://seatrial.github.io/seatrial/serve/trace.html.md"""
 # %% auto #0
 __all__ = ['LOW', 'parent', 'Follow', 'followed', 'gap', 'begun', 'Tracer', 'batch', 'request']
 
-# %% ../../../nbs/serve/33_trace.ipynb #e6c85fe2
+# %% ../../../nbs/serve/33_trace.ipynb #357d7dc3
 import random
 import time
 from collections.abc import Callable, Iterable
