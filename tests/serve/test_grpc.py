@@ -20,8 +20,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from seatrial.base.journal import Journal
+from seatrial.base.record import Decision
 from seatrial.base.settings import CannotDo
 from seatrial.engine.bundle import DATATYPES
+from seatrial.rollout.split import assign
+from seatrial.rollout.trial import Gate, Plan, plan_to_dict
 from seatrial.serve.annex import Annex, opened
 from seatrial.serve.front import Front, staffed
 from seatrial.serve.keys import RIGHTS, add
@@ -209,6 +212,32 @@ def test_both_doors_lead_to_the_same_answer_and_the_same_record(harbour):
         assert one[name] == two[name], name
     metrics = urllib.request.urlopen(f"{running.url}/metrics").read().decode()
     assert 'seatrial_requests_total{model="sum",variant="champion",version="1.0.0"}' in metrics
+
+
+def test_a_trial_gives_a_unit_the_same_variant_at_both_doors(harbour):
+    running, its, channel = harbour
+    plan = Plan("spring", "sum", "1.0.0", "1.1.0", gates=(Gate("error_rate", margin=0.02),), kind="ab", stages=(0.5,))
+    units = [f"u-{k}" for k in range(20)]
+    shares = {"champion": 0.5, "challenger": 0.5}
+    wanted = [assign(unit, plan.salt, shares) for unit in units]
+
+    def heard(unit):
+        said = call(channel, "ModelInfer", question([[3, 1]], unit=unit)).parameters
+        return said["variant"].string_param, said["propensity"].double_param, said["trial"].string_param
+
+    def heard_by_http(unit):
+        entry = {"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [3, 1]}
+        body = json.dumps({"inputs": [entry], "parameters": {"unit": unit}}).encode()
+        with urllib.request.urlopen(f"{running.url}/v2/models/sum/infer", body) as answer:
+            said = json.load(answer)["parameters"]
+        return said["variant"], said["propensity"], said["trial"]
+
+    with contextlib.closing(Journal.open(its)) as journal:
+        journal.decide(Decision("start", "sum", "spring", evidence=plan_to_dict(plan)))
+        until(lambda: [heard(unit)[0] for unit in units] == wanted)
+        assert [*map(heard, units)] == [*map(heard_by_http, units)] == [(one, 0.5, "spring") for one in wanted]
+        journal.decide(Decision("abort", "sum", "spring"))
+    until(lambda: {heard(unit)[0] for unit in units} == {"champion"})
 
 
 def test_a_probe_hears_what_health_says(harbour):
