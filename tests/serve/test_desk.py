@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from seatrial.serve.guard import keys_path
 from seatrial.serve.keys import add
 from seatrial.serve.server import launch
-from tests.serve.harbour import Speaker, answers_in, listener_of, settings_for, shelve, spelt, tensor
+from tests.serve.harbour import Speaker, answers_in, listener_of, settings_for, shelve, spelt, tensor, until
 
 OFFERS = {
     "curl": ["Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA"],
@@ -73,3 +73,19 @@ def test_refusals_of_strangers_and_of_the_impatient_are_counted_on_both_ways(tmp
     }
     assert told["seatrial_unauthorized_total", "401"] == told["seatrial_unauthorized_total", "403"] == 2
     assert told["seatrial_rate_limited_total", key[3:11]] == 7 and "127.0.0.1" not in page
+
+
+def test_answers_out_of_the_cache_have_an_id_in_the_access_log(tmp_path):
+    shelve(tmp_path, {"sum": {"1.0.0": [1.0, 1.0]}})
+    its = settings_for(tmp_path, SEATRIAL_GUARD_ACCESS_LOG="true", SEATRIAL_CACHE_SIZE_MB="1")
+    with launch(settings=its, port=0, log=tmp_path / "log") as running, Speaker(running.url) as speaker:
+        asked = [(f"r{i}", speaker.say(tensor([[1, 2]], id=f"r{i}"))[0]) for i in range(3)]
+        asked.append(("r3", speaker.say(tensor([[1, 2, 3]], id="r3"))[0]))
+
+        def lines():
+            found = [json.loads(row) for file in (tmp_path / "logs").iterdir() for row in file.read_text().splitlines()]
+            return [line for line in found if line["method"] == "POST"]
+
+        until(lambda: len(lines()) == 4)
+        assert [(line.get("id"), line["status"]) for line in lines()] == asked
+        assert all(line["ms"] > 0 for line in lines()) and asked[3][1] == 400
