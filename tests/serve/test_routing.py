@@ -133,3 +133,23 @@ def test_a_router_for_one_model_knows_no_other(tmp_path):
     refresh(router)
     with pytest.raises(Refused, match="no model named 'm'"):
         router.route("m", "u")
+
+
+def test_a_table_that_nobody_can_read_stops_nobody_and_the_next_sound_one_is_followed(tmp_path, caplog):
+    published(tmp_path, "1.0.0")
+    router = Router(Shelf(tmp_path), Journal(tmp_path / "journal"))
+    assert refresh(router) and not refresh(router) and not router.trouble
+    (tmp_path / "registry" / "aliases.json").write_bytes(b"[" * 100_000)  # deeper than a parser goes
+    assert not refresh(router) and not refresh(router)
+    assert "cannot be read" in router.trouble or "damaged" in router.trouble
+    assert len(caplog.records) <= 1 and router.route("m", "u").version == "1.0.0"
+    published(tmp_path, "1.1.0")
+    assert refresh(router) and not router.trouble and router.route("m", "u").version == "1.1.0"
+
+
+def test_trouble_that_passes_without_a_change_is_forgotten(tmp_path):
+    published(tmp_path, "1.0.0")
+    router = Router(Shelf(tmp_path), Journal(tmp_path / "journal"))
+    refresh(router)
+    router.trouble = "the journal cannot be read"  # as a look that failed leaves it
+    assert not refresh(router) and not router.trouble
