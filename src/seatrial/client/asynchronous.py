@@ -3,7 +3,7 @@
 **Method.** `AsyncClient` has the words of [Client](05_blocking.ipynb), awaited. The conversations are the same generators ([Dialogues](04_dialogue.ipynb)), carried by a pool of [connections](06_connection.ipynb) on the event loop.
 
 ```python
-from seatrial.client.asynchronous import AsyncClient
+from seatrial import AsyncClient
 
 async with AsyncClient("http://127.0.0.1:8000") as client:
     answer = await client.predict("film", {"text": "A quiet triumph."}, unit="reader 7")
@@ -93,7 +93,7 @@ def awaits(
     method.__signature__ = signature(word)  # type: ignore[attr-defined]
     return method
 
-# %% ../../../nbs/client/07_asynchronous.ipynb #bb4e91c1
+# %% ../../../nbs/client/07_asynchronous.ipynb #5c81bdd2
 class AsyncClient(Caller):
     "A server, from Python's asyncio."
 
@@ -101,7 +101,7 @@ class AsyncClient(Caller):
     predict_many = awaits(dialogue.predict_many)
     metadata = awaits(dialogue.metadata)
 
-    def begin(self) -> None:
+    def _begin(self) -> None:
         "Make room for connections; the first question opens one."
         self.pool = Pool(self.at, self.connections, self.context)
 

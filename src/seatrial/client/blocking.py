@@ -3,7 +3,7 @@
 **Method.** `Client` blocks, [AsyncClient](07_asynchronous.ipynb) awaits; their words are the same, and so is everything that they say ([Dialogues](04_dialogue.ipynb)). A call turns values into the datatypes of the model's signature, carries an id, keeps its connections open, and asks again where that is safe and within the budget ([Patience](02_patience.ipynb)).
 
 ```python
-from seatrial.client.blocking import Client
+from seatrial import Client
 
 with Client("http://127.0.0.1:8000") as client:
     answer = client.predict("film", {"text": "A quiet triumph."}, unit="reader 7")
@@ -36,7 +36,7 @@ from .dialogue import Place, Talk, Together, signature
 from .message import Address, Reading, address, heard, nothing, stale, unreached, written
 from .patience import Budget, Patience, Reply, Sending
 
-# %% ../../../nbs/client/05_blocking.ipynb #18d1ea68
+# %% ../../../nbs/client/05_blocking.ipynb #70b04e17
 class Caller:
     "What Client and AsyncClient have in common."
 
@@ -56,9 +56,9 @@ class Caller:
             raise ValueError(f"want retries and connections from 0, got retries={retries}, connections={connections}")
         self.place = Place(url, timeout_s, key or "", compress, Patience(retries, budget=Budget(retry_share)))
         self.url, self.at, self.connections, self.context = self.place.url, address(url), connections, context
-        self.begin()
+        self._begin()
 
-    def begin(self) -> None:
+    def _begin(self) -> None:
         "Make what carries the words."
 
     def __repr__(self) -> str:
@@ -259,11 +259,11 @@ def blocks(
     method.__signature__ = signature(word)  # type: ignore[attr-defined]
     return method
 
-# %% ../../../nbs/client/05_blocking.ipynb #3cb74aba
+# %% ../../../nbs/client/05_blocking.ipynb #7821e764
 class Client(Caller):
     "A server, from Python; safe to share between threads."
 
-    def begin(self) -> None:
+    def _begin(self) -> None:
         "Make room for connections; the first question opens one."
         self.wires = Wires(self.at, self.connections, self.context)
 

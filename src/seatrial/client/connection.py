@@ -2,7 +2,7 @@
 
 **Method.** HTTP/1.1 over asyncio: one exchange at a time on a connection that stays open, several connections in a pool. An `asyncio.Protocol` moves the bytes, and what they mean is said in [Messages](03_message.ipynb).
 
-General clients do more (redirects, cookies, proxies, HTTP/2), and cost more: a multiple for aiohttp, fifty times as much for httpx. On a small machine a load generator takes its time from the server that it measures, so this matters.
+General clients do more (redirects, cookies, proxies, HTTP/2), and cost more: two or three times as much for aiohttp (measured below), some thirty times for httpx. On a small machine a load generator takes its time from the server that it measures, so this matters.
 
 Docs: https://seatrial.github.io/seatrial/client/connection.html.md"""
 

@@ -119,7 +119,7 @@ def wrong(reply: Reply) -> str:
     said = sentence(reply.content)
     return f"{reply.status} {said}" if reply.status else said
 
-# %% ../../../nbs/client/09_replay.ipynb #7a792641
+# %% ../../../nbs/client/09_replay.ipynb #147bc0a3
 def signed(
     reply: Reply,  # with status 200
 ) -> tuple[str, tuple[str, str]]:  # id of the request; variant and version
@@ -127,10 +127,12 @@ def signed(
     length = reply.headers.get("inference-header-content-length")
     document = orjson.loads(reply.content[: int(length)] if length else reply.content)
     told = document.get("parameters") or {}
+    if "outputs" not in document:
+        raise ValueError("no outputs")
     who = told.get("variant", ""), document.get("model_version", "")
-    return told.get("request_id") or document["id"], who
+    return told.get("request_id") or document.get("id", ""), who
 
-# %% ../../../nbs/client/09_replay.ipynb #9df7cda1
+# %% ../../../nbs/client/09_replay.ipynb #d1272641
 def noted(
     play: Play,
     visit: Visit,
@@ -150,7 +152,7 @@ def noted(
     play.summary.latencies_s.append(now - planned)
     play.summary.planned_s.append(planned - play.start_s)
     play.summary.answered[who] += 1
-    if visit.outcome is not None and np.isfinite(visit.outcome):
+    if id and visit.outcome is not None and np.isfinite(visit.outcome):
         promised(play, id, float(visit.outcome), now)
 
 # %% ../../../nbs/client/09_replay.ipynb #a683e05a
