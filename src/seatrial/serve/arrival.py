@@ -14,7 +14,7 @@ Docs: https://seatrial.github.io/seatrial/serve/arrival.html.md"""
 __all__ = ['TICK_S', 'came_back', 'deliver', 'book', 'unrecorded', 'unfit', 'hand_over', 'fetched', 'absent', 'outwaited', 'tick',
            'unblocked', 'wound_up', 'noted', 'hung_up']
 
-# %% ../../../nbs/serve/42_arrival.ipynb #f28dd577
+# %% ../../../nbs/serve/42_arrival.ipynb #04e2ed25
 import asyncio
 import time
 from collections.abc import Sequence
@@ -28,6 +28,7 @@ from .logbook import record_error, records, written
 from .metrics import counted
 from .office import Office, discreet, errand, retried
 from .protocol import Refused
+from .ragged import apart
 from .recall import landed, late
 from .remedy import again, failed, forgotten, judged, lost, noticed, turn_away  # noqa: F401 (for its users)
 from .ticket import Ticket, batchful, tell
@@ -48,7 +49,7 @@ def came_back(
     if reply.failures or office.breakers.held:
         unfit(office, reply, now)
 
-# %% ../../../nbs/serve/42_arrival.ipynb #636ed408
+# %% ../../../nbs/serve/42_arrival.ipynb #69694e2b
 def deliver(
     office: Office,  # what all requests share
     reply: Reply,  # from a worker
@@ -56,12 +57,16 @@ def deliver(
     now: float,  # seconds, monotonic
 ) -> None:
     "Record, answer and count, in this order."
-    texts, now_s = {name: cuttings(array) for name, array in reply.outputs.items()}, time.time()
-    trouble = written(office.journal, records(reply, texts, good, now, now_s))
-    if trouble is not None and not unrecorded(office, reply, good, trouble, now):
+    jobs, now_s = [], time.time()
+    for part, pairs in apart(reply, good):
+        texts = {name: cuttings(array) for name, array in part.outputs.items()}
+        trouble = written(office.journal, records(part, texts, pairs, now, now_s))
+        if trouble is None or unrecorded(office, part, pairs, trouble, now):
+            hand_over(office, part, texts, pairs)
+            jobs += [job for job, _ in pairs]
+    booked = office, reply, jobs, now, now_s
+    if not jobs:
         return
-    hand_over(office, reply, texts, good)
-    booked = office, reply, [job for job, _ in good], now, now_s
     if office.lane.loop is None:
         book(*booked)
     else:

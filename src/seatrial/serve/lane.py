@@ -15,7 +15,7 @@ Docs: https://seatrial.github.io/seatrial/serve/lane.html.md"""
 __all__ = ['NOTHING', 'HELLO', 'Reply', 'reply', 'Link', 'Lane', 'let_in', 'depart', 'shipped', 'arrived', 'returned', 'ask',
            'fallen', 'keep_link', 'keep', 'hang_up']
 
-# %% ../../../nbs/serve/21_lane.ipynb #3d456d60
+# %% ../../../nbs/serve/21_lane.ipynb #307ee2ad
 import asyncio
 import logging
 import time
@@ -29,6 +29,7 @@ from .admission import Batch, Scheduler, offer
 from .batching import died, done, draw
 from .frames import Inbox, frame, opened, slices, stacked
 from .protocol import Refused
+from .ragged import Shape, levelled
 from .turn import AGAIN, Job
 
 # %% ../../../nbs/serve/21_lane.ipynb #3fbc8df6
@@ -158,14 +159,18 @@ def depart(
             if batches:
                 link.wire.writelines([shipped(batch) for batch in batches])
 
-# %% ../../../nbs/serve/21_lane.ipynb #8e44baf6
+# %% ../../../nbs/serve/21_lane.ipynb #e3a3b28d
 def shipped(
     batch: Batch,  # drawn
 ) -> bytes:  # a frame
     "Pack a batch."
     (model, version), jobs = batch.flow.key, batch.jobs
     header = {"id": batch.number, "model": model, "version": version, "rows": [job.rows for job in jobs]}
-    return stacked(header, jobs[0].inputs.form, [job.inputs.parts for job in jobs], batch.rows, batch.padded)
+    if type(jobs[0].shape) is Shape:
+        looks, loads = levelled([job.inputs for job in jobs], jobs[0].shape.ragged)
+    else:
+        looks, loads = jobs[0].inputs.form, [job.inputs.parts for job in jobs]
+    return stacked(header, looks, loads, batch.rows, batch.padded)
 
 # %% ../../../nbs/serve/21_lane.ipynb #265bf387
 def arrived(

@@ -14,10 +14,10 @@ Docs: https://seatrial.github.io/seatrial/serve/office.html.md"""
 
 # %% auto #0
 __all__ = ['OPEN', 'Held', 'Office', 'gauges', 'opened', 'retried', 'scheduler', 'listed', 'closed', 'loaded', 'discreet',
-           'asked_for', 'any_of', 'holding', 'wanted', 'errand', 'prepare', 'pinned', 'health', 'unserved',
+           'asked_for', 'any_of', 'holding', 'shape_for', 'wanted', 'errand', 'prepare', 'pinned', 'health', 'unserved',
            'pretenders', 'described', 'model_ready', 'received']
 
-# %% ../../../nbs/serve/39_office.ipynb #c07f7956
+# %% ../../../nbs/serve/39_office.ipynb #2682a58f
 import asyncio
 import secrets
 import time
@@ -36,20 +36,21 @@ from .access import AccessLog, flush
 from .admission import Batch, Scheduler, drain_s, flow_of
 from .breaker import Breakers, Rule
 from .cache import Cache
-from .frames import frame
+from .frames import Form, frame
 from .guard import Guard
 from .intake import Taker, taker
 from .lane import Lane, Link, Reply, ask, hang_up
 from .logbook import unwritable
 from .metrics import Tally, counted
 from .protocol import Address, Refused, outcomes
+from .ragged import Ragged, Shape, permission, shape_of
 from .repository import Counts
 from .routing import Router, refresh
 from .trace import Tracer, exporter
 from .turn import Flow, Job
 from .vigil import hung
 
-# %% ../../../nbs/serve/39_office.ipynb #2bdb3298
+# %% ../../../nbs/serve/39_office.ipynb #d3f1dbaa
 @dataclass(slots=True)
 class Held:
     "What the worker said when it was asked to load a version."
@@ -57,6 +58,7 @@ class Held:
     taker: Taker | None = None  # its signature, prepared; None: refused
     flow: Flow | None = None  # of its requests, in the scheduler
     copies: Flow | None = None  # of copies for it as a shadow
+    ragged: Ragged | None = None  # what of its inputs may be padded; None: nothing
     trouble: str = ""  # why
     until_s: float = 0.0  # a refusal is asked again after this moment
 
@@ -239,7 +241,7 @@ async def any_of(
         raise bad
     return bad
 
-# %% ../../../nbs/serve/39_office.ipynb #e241117f
+# %% ../../../nbs/serve/39_office.ipynb #98cad021
 def holding(
     office: Office,  # what all requests share
     key: tuple[str, str],  # model, version
@@ -248,7 +250,17 @@ def holding(
     "A version that can be asked."
     waits, sizes = office.lane.scheduler, office.settings.serve.preferred_rows
     flows = [flow_of(waits, key, shadow, sizes, shaped=taker.form is None) for shadow in (False, True)]
-    return Held(taker, *flows)
+    return Held(taker, *flows, permission(taker.signature))
+
+# %% ../../../nbs/serve/39_office.ipynb #f24971ec
+def shape_for(
+    office: Office,  # what all requests share
+    key: tuple[str, str],  # model, version that will compute
+    looks: Form,  # of a request's tensors
+) -> Shape | Form:  # equal for requests that it can take in one batch
+    "What a request has to have in common with others in its batch."
+    held = office.held.get(key)
+    return shape_of(looks, held.ragged) if held is not None and held.ragged is not None else looks
 
 # %% ../../../nbs/serve/39_office.ipynb #4896768b
 def wanted(

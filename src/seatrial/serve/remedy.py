@@ -20,7 +20,7 @@ Docs: https://seatrial.github.io/seatrial/serve/remedy.html.md"""
 # %% auto #0
 __all__ = ['judged', 'failed', 'again', 'lost', 'turn_away', 'uncopied', 'noticed', 'forgotten']
 
-# %% ../../../nbs/serve/75_remedy.ipynb #dd0b93a6
+# %% ../../../nbs/serve/75_remedy.ipynb #f2a73e31
 import time
 
 from .admission import cancel, flow_of
@@ -29,7 +29,7 @@ from .fallback import resort
 from .lane import let_in
 from .logbook import record_error
 from .metrics import counted, refused
-from .office import Office
+from .office import Office, shape_for
 from .protocol import Refused
 from .recall import bereft, left, stranded
 from .ticket import Ticket
@@ -69,15 +69,16 @@ def failed(
             refusal = full.with_traceback(None)  # it would hold this frame, and the frame holds it
     lost(office, job, refusal)
 
-# %% ../../../nbs/serve/75_remedy.ipynb #d35dccd8
+# %% ../../../nbs/serve/75_remedy.ipynb #82423d66
 def again(
     office: Office,  # what all requests share
     job: Job,  # that is done, without an answer
 ) -> None:
     "Let a request in once more."
-    ticket = job.ticket
-    flow = flow_of(office.lane.scheduler, (job.key[0], ticket.route.version), job.shadow, shaped=job.shape is not None)
-    rest = (job.arrived_s, job.deadline_s, job.size, job.priority, job.shape)
+    ticket, key = job.ticket, (job.key[0], job.ticket.route.version)
+    flow = flow_of(office.lane.scheduler, key, job.shadow, shaped=job.shape is not None)
+    shape = shape_for(office, key, job.inputs.form) if flow.shaped else None
+    rest = (job.arrived_s, job.deadline_s, job.size, job.priority, shape)
     job, ticket.job = Job(flow, job.inputs, job.rows, ticket, *rest), None
     let_in(office.lane, job, time.monotonic())
     ticket.job = job
