@@ -97,7 +97,8 @@ HELP = "from seatrial.app.cli import run\nrun(['--help'])"
         ("import seatrial.rollout.canary", {"torch", "mlflow", "httpx", "litserve"}),
         ("import seatrial.engine.runtime", {"torch", "mlflow", "sqlalchemy"}),
         ("import seatrial.registry.versions", {"mlflow", "torch"}),
-        ("import seatrial.serve.server", {"torch", "mlflow", "pandas", "sklearn"}),
+        ("import seatrial.serve.fleet", {"torch", "mlflow", "pandas", "sklearn", "scipy"}),
+        ("import seatrial.serve.server", {"litserve", "fastapi", "uvicorn", "numpy", "sqlalchemy", "onnxruntime"}),
         (
             "from seatrial import AsyncClient, Client\nimport seatrial.client.ceiling",
             {"onnxruntime", "litserve", "torch", "tokenizers", "sqlalchemy", "scipy", "pandas", "fastapi", "uvicorn"}
@@ -105,7 +106,19 @@ HELP = "from seatrial.app.cli import run\nrun(['--help'])"
         ),
         ("import seatrial.report.runner", {"mlflow", "papermill", "torch"}),
     ],
-    ids=["help", "package", "base", "stats and drift", "rollout", "engine", "registry", "serve", "client", "report"],
+    ids=[
+        "help",
+        "package",
+        "base",
+        "stats and drift",
+        "rollout",
+        "engine",
+        "registry",
+        "fleet",
+        "serve",
+        "client",
+        "report",
+    ],
 )
 def test_what_is_heavy_stays_out(code, never):
     assert not loaded_after(code) & never
