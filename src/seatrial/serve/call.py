@@ -22,10 +22,11 @@ Docs: https://seatrial.github.io/seatrial/serve/call.html.md"""
 __all__ = ['JSON', 'RAW', 'TEXT', 'HTML', 'PROMETHEUS', 'Call', 'understood', 'arrived', 'read', 'Said', 'told', 'refusal',
            'sent']
 
-# %% ../../../nbs/serve/44_call.ipynb #b6b46371
+# %% ../../../nbs/serve/44_call.ipynb #840eade2
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import parse_qsl
 
 import orjson
@@ -36,7 +37,7 @@ from .encoding import packed, plain
 from .limits import shallow
 from .protocol import Refused
 
-# %% ../../../nbs/serve/44_call.ipynb #f4329c07
+# %% ../../../nbs/serve/44_call.ipynb #98f882c2
 @dataclass(slots=True)
 class Call:
     "One request, understood as far as HTTP goes."
@@ -48,6 +49,7 @@ class Call:
     query: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
     whole: bool = False  # whether all of the body has arrived
+    follow: Any = None  # of a trace
 
     def header(self, name: bytes) -> str:  # empty where there is none
         "The value of a header."

@@ -11,7 +11,7 @@ Docs: https://seatrial.github.io/seatrial/serve/desk.html.md"""
 # %% auto #0
 __all__ = ['PATHS_MAX', 'PATH_MAX', 'Desk', 'head', 'Silence', 'Turn', 'answer', 'refusal_head', 'entry']
 
-# %% ../../../nbs/serve/46_desk.ipynb #0adddf76
+# %% ../../../nbs/serve/46_desk.ipynb #c92f1735
 import time
 from collections.abc import Callable
 from typing import Any
@@ -23,6 +23,7 @@ from .access import Entry
 from .arrival import forgotten, noted, noticed
 from .passage import begin
 from .protocol import Address, Refused, address
+from .trace import unserved
 
 # %% ../../../nbs/serve/46_desk.ipynb #621f47b8
 PATHS_MAX, PATH_MAX = 4096, 512  # remembered; beyond them all are forgotten; bytes of one that is remembered
@@ -69,16 +70,18 @@ class Silence:
     def set(self) -> None:
         "Wake nobody."
 
-# %% ../../../nbs/serve/46_desk.ipynb #9edc78c6
+# %% ../../../nbs/serve/46_desk.ipynb #9b368885
 class Turn:
     "One request on the short way, from its last byte to its answer."
 
-    __slots__ = "began_s", "disconnected", "job", "keep_alive", "passed", "response_complete", "size", "ticket", "wire"
+    __slots__ = (
+        "began_s", "disconnected", "follow", "job", "keep_alive", "passed", "response_complete", "size", "ticket", "wire",
+    )  # fmt: skip
     message_event = Silence()
 
     def __init__(self, wire: Any, keep_alive: bool, size: int):
         self.wire, self.keep_alive, self.size, self.began_s = wire, keep_alive, size, time.monotonic()
-        self.ticket = None  # for the access log, where there is one
+        self.ticket = self.follow = None  # for the access log and for a trace, where there is one
         self.job, self.passed, self.response_complete, self.disconnected = None, None, False, False
 
     def __call__(self, said: bytes | Refused | None) -> None:
@@ -94,7 +97,7 @@ class Turn:
             forgotten(self.wire.desk.office, self.job.ticket)
         self.job, self.ticket, self.response_complete = None, None, True
 
-# %% ../../../nbs/serve/46_desk.ipynb #2b9d05c3
+# %% ../../../nbs/serve/46_desk.ipynb #26c2da28
 def answer(
     wire: Any,  # the connection
     turn: Turn,  # of the request
@@ -110,6 +113,8 @@ def answer(
         problem = (said or Refused(503, "there is no answer to this request")).with_traceback(None)
         status, opening, body = problem.status, refusal_head(problem, lines), problem.body()
         noticed(office, problem)
+        if turn.follow is not None:
+            unserved(office.traced, turn.follow, turn.began_s, problem.sentence)
     extra = b"" if turn.passed is None else b"".join([b"%b: %b\r\n" % field for field in turn.passed.fields])
     extra += b"" if turn.keep_alive else b"connection: close\r\n"
     wire.transport.write(b"%b%d\r\n%b\r\n%b" % (opening, len(body), extra, body))
@@ -130,7 +135,7 @@ def refusal_head(
         more += b"retry-after: %d\r\n" % problem.retry_after_s
     return b"%b%bcontent-length: " % (head(problem.status, lines), more)
 
-# %% ../../../nbs/serve/46_desk.ipynb #56b5218c
+# %% ../../../nbs/serve/46_desk.ipynb #f5f4bd65
 def entry(
     turn: Turn,  # that is over
     status: int,  # HTTP status
@@ -139,10 +144,10 @@ def entry(
 ) -> Entry:  # of the access log
     "What the access log says of a request."
     wire, ticket, spent_s = turn.wire, turn.ticket or (turn.job and turn.job.ticket), time.monotonic() - turn.began_s
-    address = wire.client[0] if wire.client else ""
+    address, route = wire.client[0] if wire.client else "", ticket and ticket.route  # None: it was refused before
     key = turn.passed.caller.id if turn.passed and turn.passed.caller.id != address else ""
     return Entry(
         time.time() - spent_s, ticket.id if ticket else "", "POST", wire.url.decode("latin-1"), status, 1e3 * spent_s,
         turn.size, size, key, address,
-        wire.where.model, ticket.route.version if ticket else "", ticket.route.variant if ticket else "", sentence,
+        wire.where.model, route.version if route else "", route.variant if route else "", sentence,
     )  # fmt: skip

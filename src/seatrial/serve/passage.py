@@ -57,7 +57,7 @@ def begin(
         tell.ticket = ticket  # the line of the access log tells its id, also where no job was made
     return sent(office, where, ticket, partial(take, body=body, document=document))
 
-# %% ../../../nbs/serve/43_passage.ipynb #f1af29e0
+# %% ../../../nbs/serve/43_passage.ipynb #479ed4e4
 def asked_for(
     office: Office,  # what all requests share
     where: Address,  # model, maybe version
@@ -67,10 +67,11 @@ def asked_for(
     plain: bool = True,  # the answer is wanted as `arrival.Plain`
     priority: int = 0,  # 1 goes first; 0: the usual one
     timeout_s: float | None = None,  # the client's own
+    follow: Any = None,  # of a trace
 ) -> Job | Coroutine | None:  # on its way; what must be awaited first; or answered already
     "Let one request in that was read already."
     who = request.id or fresh(office), request.unit, request.segment
-    ticket = Ticket(*who, None, tell, (), receive, None, plain, timeout_s or 0.0, priority)
+    ticket = Ticket(*who, None, tell, (), receive, None, plain, timeout_s or 0.0, priority, follow=follow)
     return sent(office, where, ticket, partial(fitting, asked=request))
 
 # %% ../../../nbs/serve/43_passage.ipynb #0a810a12
@@ -251,15 +252,16 @@ def shadowed(
     except Refused as refusal:
         uncopied(office, (model, route.version), refusal)
 
-# %% ../../../nbs/serve/43_passage.ipynb #1bbdab25
+# %% ../../../nbs/serve/43_passage.ipynb #bd258e11
 async def predicted(
     office: Office,  # what all requests share
     where: Address,  # model, maybe version
     body: bytes,  # of the request, JSON
     receive: Callable[[], Awaitable[dict]] | None = None,  # tells when the client hangs up
+    follow: Any = None,  # of a trace
 ) -> bytes | None:  # the answer; None: the client has hung up
     "Answer one infer request."
-    return await settled(lambda tell: begin(office, where, body, tell, receive))
+    return await settled(lambda tell: begin(office, where, body, tell, receive, follow))
 
 # %% ../../../nbs/serve/43_passage.ipynb #03fe9651
 async def settled(

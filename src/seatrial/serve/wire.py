@@ -200,7 +200,7 @@ def ordinary(
     for piece in pieces:
         HttpToolsProtocol.on_body(wire, piece)
 
-# %% ../../../nbs/serve/47_wire.ipynb #91829357
+# %% ../../../nbs/serve/47_wire.ipynb #042b737d
 def begun(
     wire: Wire,  # the connection
     body: bytes,  # complete
@@ -209,8 +209,9 @@ def begun(
     turn, office = Turn(wire, wire.parser.should_keep_alive(), len(body)), wire.desk.office
     wire.turn = wire.cycle = turn
     try:
-        follow = None if office.traced is None else office.traced.follow(wire.parent)
-        job = wire.desk.begin(office, wire.where, checked(wire, turn, body), turn, follow=follow)
+        if office.traced is not None:
+            turn.follow = office.traced.follow(wire.parent)
+        job = wire.desk.begin(office, wire.where, checked(wire, turn, body), turn, follow=turn.follow)
         if job is None or isinstance(job, Job):  # None: it has its answer already
             turn.job = job
         else:
