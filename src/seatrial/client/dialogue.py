@@ -13,7 +13,7 @@ __all__ = ['SMALL', 'T', 'Talk', 'checked', 'Place', 'traceparent', 'sending', '
            'metadata', 'asked', 'answered', 'fresh', 'predict', 'How', 'predict_many', 'outcomes', 'outcome', 'probed',
            'ready', 'health', 'signature']
 
-# %% ../../../nbs/client/04_dialogue.ipynb #52e913bb
+# %% ../../../nbs/client/04_dialogue.ipynb #8c6b95f6
 import gzip
 import inspect
 import math
@@ -28,7 +28,7 @@ import orjson
 
 from .message import address
 from .patience import Patience, Reply, Sending, Steps, persist, settled, unpacked
-from .question import Answer, Answers, Terms, arrays, body, bulky, pieces, read, usable, where
+from .question import Answer, Answers, Terms, arrays, body, pieces, read, usable, where
 from ..serve.protocol import Refused
 
 # %% ../../../nbs/client/04_dialogue.ipynb #60a1434f
@@ -152,7 +152,7 @@ def metadata(place: Place, model: str, version: str | None = None) -> Talk[dict[
     "Names, datatypes and shapes of a model's tensors."
     return (yield from described(place, where(model, version)))
 
-# %% ../../../nbs/client/04_dialogue.ipynb #5a0550cd
+# %% ../../../nbs/client/04_dialogue.ipynb #d4c762b7
 def asked(
     place: Place,
     path: str,  # of the model
@@ -164,11 +164,10 @@ def asked(
     "Ask for a prediction."
     end = place.patience.clock() + (place.timeout_s if timeout_s is None else checked(timeout_s))
     about = yield from described(place, path, end - place.patience.clock())
-    given = arrays(inputs, about["inputs"])
-    raw = bulky(given, about.get("outputs", ())) if binary is None else binary
+    given, outputs = arrays(inputs, about["inputs"]), about.get("outputs", ())
 
     def make(left_s: float) -> Sending:
-        content, length = body(terms, given, about["inputs"], raw, left_s if timeout_s else None)
+        content, length = body(terms, given, about["inputs"], binary, left_s if timeout_s else None, outputs)
         return sending(place, "POST", f"{path}/infer", content, length, left_s)
 
     return (yield from persist(make, place.patience, max(1e-3, end - place.patience.clock())))

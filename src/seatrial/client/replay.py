@@ -16,7 +16,7 @@ Docs: https://seatrial.github.io/seatrial/client/replay.html.md"""
 __all__ = ['Summary', 'Play', 'written', 'promised', 'wrong', 'signed', 'noted', 'asked_by', 'visitor', 'told', 'reporter',
            'played', 'exact_loop', 'checked_pace', 'ran', 'replay']
 
-# %% ../../../nbs/client/09_replay.ipynb #28944891
+# %% ../../../nbs/client/09_replay.ipynb #33da41a8
 import asyncio
 import os
 import secrets
@@ -38,7 +38,7 @@ from .connection import Pool, alone, closed, exchange
 from .dialogue import Place, sending
 from .message import address, nothing
 from .patience import Reply, Sending, sentence
-from .question import Terms, arrays, body, bulky, where
+from .question import Terms, arrays, body, where
 from .traffic import Visit
 
 # %% ../../../nbs/client/09_replay.ipynb #c834c500
@@ -92,13 +92,12 @@ class Play:
     prefix: str = field(default_factory=lambda: secrets.token_hex(6))
     start_s: float = 0.0
 
-# %% ../../../nbs/client/09_replay.ipynb #a5e909f5
+# %% ../../../nbs/client/09_replay.ipynb #a36ded8e
 def written(play: Play, i: int, visit: Visit) -> Sending:
     "The request of a visit."
     specs, terms = play.about["inputs"], Terms(f"{play.prefix}-{i:x}", visit.unit, visit.segment)
     given = arrays(visit.inputs, specs)
-    raw = bulky(given, play.about.get("outputs", ())) if play.binary is None else play.binary
-    content, length = body(terms, given, specs, raw)
+    content, length = body(terms, given, specs, play.binary, None, play.about.get("outputs", ()))
     return sending(play.place, "POST", f"{play.path}/infer", content, length, play.place.timeout_s)
 
 # %% ../../../nbs/client/09_replay.ipynb #ca20b89f
