@@ -29,7 +29,7 @@ from seatrial.serve.annex import Annex, opened
 from seatrial.serve.front import Front, staffed
 from seatrial.serve.keys import RIGHTS, add
 from seatrial.serve.messages import classes, read
-from seatrial.serve.office import health
+from seatrial.serve.reception import health
 from seatrial.serve.rpc import METHODS, SERVICE, address_of
 from seatrial.serve.server import environment, launch, ordered
 from tests.serve.harbour import (

@@ -26,10 +26,11 @@ from seatrial.serve.batching import draw
 from seatrial.serve.computation import answered
 from seatrial.serve.intake import taker
 from seatrial.serve.lane import keep
-from seatrial.serve.office import closed, health, holding, opened, prepare
+from seatrial.serve.office import closed, holding, opened, prepare
 from seatrial.serve.passage import begin, predicted
 from seatrial.serve.pool import Pool, Terms, pin, unload
 from seatrial.serve.protocol import Address, Refused
+from seatrial.serve.reception import health
 from seatrial.serve.worker import Loop, serve_visitors
 from tests.serve.harbour import settings_for, shelve, tensor
 

@@ -14,7 +14,7 @@ Docs: https://seatrial.github.io/seatrial/serve/arrival.html.md"""
 __all__ = ['TICK_S', 'came_back', 'deliver', 'book', 'unrecorded', 'unfit', 'hand_over', 'fetched', 'absent', 'outwaited', 'tick',
            'unblocked', 'wound_up', 'noted', 'hung_up']
 
-# %% ../../../nbs/serve/42_arrival.ipynb #04e2ed25
+# %% ../../../nbs/serve/42_arrival.ipynb #e3ce5dce
 import asyncio
 import time
 from collections.abc import Sequence
@@ -25,8 +25,8 @@ from .cache import purge
 from .census import count_batch, spans
 from .lane import Reply, ask
 from .logbook import record_error, records, written
-from .metrics import counted
-from .office import Office, discreet, errand, retried
+from .metrics import counted, resent
+from .office import Office, discreet, errand
 from .protocol import Refused
 from .ragged import apart
 from .recall import landed, late
@@ -182,7 +182,7 @@ def outwaited(
 # %% ../../../nbs/serve/42_arrival.ipynb #4937b91e
 TICK_S = 0.05  # between two looks at those who wait
 
-# %% ../../../nbs/serve/42_arrival.ipynb #3ff15251
+# %% ../../../nbs/serve/42_arrival.ipynb #6d6bc434
 def tick(
     office: Office,  # what all requests share
 ) -> None:
@@ -193,7 +193,7 @@ def tick(
     for batch in dismissed(lane, 2 * limit_s):
         counted(office.tally, "worker_hangs")
         judged(office, batch.flow.key, len(batch.jobs), len(batch.jobs), "a worker hung over it and was killed")
-    retried(office, second_tries(lane, limit_s))
+    resent(office.tally, second_tries(lane, limit_s))
     outwaited(office, now)
     for job in (*waiting(lane), *office.fetching):
         ticket = job.ticket

@@ -17,7 +17,7 @@ Docs: https://seatrial.github.io/seatrial/serve/passage.html.md"""
 __all__ = ['begin', 'asked_for', 'fresh', 'sent', 'before_it', 'avoided', 'sent_later', 'fitted', 'enter', 'shape_in', 'admitted',
            'weight', 'shadowed', 'predicted', 'settled', 'settle']
 
-# %% ../../../nbs/serve/43_passage.ipynb #cf9250e6
+# %% ../../../nbs/serve/43_passage.ipynb #d2c74117
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -31,11 +31,11 @@ from .fallback import WAYS, behind, resort
 from .frames import Taken
 from .intake import Taker, fitting, named, take
 from .lane import let_in
-from .office import Held, Office, errand, loaded, shape_for
+from .office import Held, Office, errand, loaded
 from .protocol import Address, Refused, Request, parsed
 from .ragged import shape_of
 from .recall import remembered, stranded, until_s
-from .remedy import uncopied
+from .remedy import shape_for, uncopied
 from .routing import Route
 from .ticket import Ticket
 from .turn import Job
