@@ -212,3 +212,10 @@ def test_the_quality_bag_answers_any_crew_as_it_answers_each_alone(sailing, size
     for one, cut in zip(crew, slices([one.rows for one in crew]), strict=True):
         own = np.frombuffer(one.parts[0], np.int64).reshape(one.rows, -1)
         np.testing.assert_allclose(whole[cut], engine.run({"ids": own})["rating"], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "told"), [("free", True), ("strict", None)])
+def test_the_model_config_tells_whose_rows_may_differ(sailing, name, told):
+    with Speaker(sailing[0].url) as speaker:
+        _, _, body = speaker.say(path=f"/v2/models/{name}/config", method="GET")
+    assert json.loads(body)["input"][0].get("allow_ragged_batch") == told

@@ -17,7 +17,7 @@ __all__ = ['LARGE', 'EXTENSIONS', 'ANSWERS', 'WAITING', 'where', 'plainly', 'inf
            'marks', 'stats', 'config', 'index', 'loading', 'unloading', 'outcomes', 'model', 'is_ready', 'server',
            'live', 'version', 'described_for_machines', 'described_for_people']
 
-# %% ../../../nbs/serve/45_answers.ipynb #e5731eca
+# %% ../../../nbs/serve/45_answers.ipynb #6776c3c0
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
@@ -32,7 +32,16 @@ from .metrics import counted
 from .office import Office, discreet, loaded
 from .passage import asked_for, predicted, settled
 from .protocol import Address, Refused, Request
-from .reception import described, healthy, metrics, model_ready, ping, ready, received  # noqa: F401
+from seatrial.serve.reception import (  # noqa: F401 (some for those who import them here)
+    described,
+    healthy,
+    metrics,
+    model_ready,
+    ping,
+    ready,
+    received,
+    signed,
+)
 from .ticket import Plain, Ticket
 
 # %% ../../../nbs/serve/45_answers.ipynb #b27e1d1e
@@ -145,19 +154,15 @@ async def stats(
     ]
     return told({"model_stats": entries})
 
-# %% ../../../nbs/serve/45_answers.ipynb #98438b04
+# %% ../../../nbs/serve/45_answers.ipynb #3baf460e
 async def config(
     office: Office,
     call: Call,
 ) -> Said:
     "How a model is served."
     place, limits = where(call), office.settings.serve
-    sides = described(office, place)
-    return told(
-        repository.config(
-            place.model, sides, limits.batch_max_rows, limits.preferred_rows, limits.device, limits.workers
-        )
-    )
+    how = limits.batch_max_rows, limits.preferred_rows, limits.device, limits.workers
+    return told(repository.config(place.model, signed(office, place), *how))
 
 # %% ../../../nbs/serve/45_answers.ipynb #8be840fa
 async def index(

@@ -66,17 +66,21 @@ def kind(
     "Triton's word for a datatype."
     return "TYPE_STRING" if datatype == "BYTES" else f"TYPE_{datatype}"
 
-# %% ../../../nbs/serve/05_repository.ipynb #b0291142
+# %% ../../../nbs/serve/05_repository.ipynb #4aa978d2
 def dimensions(
     specs: Iterable[Mapping],  # name, datatype, shape
 ) -> list[dict]:  # JSON
-    "Tensors without their rows."
-    return [{"name": s["name"], "data_type": kind(s["datatype"]), "dims": list(s["shape"][1:]) or [1]} for s in specs]
+    "Tensors without their rows; inputs whose rows may be lengthened say so."
+    found = []
+    for s in specs:
+        told = {"name": s["name"], "data_type": kind(s["datatype"]), "dims": list(s["shape"][1:]) or [1]}
+        found.append(told | ({"allow_ragged_batch": True} if s.get("fill") is not None else {}))
+    return found
 
-# %% ../../../nbs/serve/05_repository.ipynb #8764a860
+# %% ../../../nbs/serve/05_repository.ipynb #03452141
 def config(
     name: str,  # of the model
-    signature: Mapping[str, Iterable[Mapping]],  # inputs and outputs: name, datatype, shape
+    signature: Mapping[str, Iterable[Mapping]],  # inputs and outputs: name, datatype, shape, maybe fill
     rows_max: int,  # of a batch
     preferred: Iterable[int] = (),  # batch sizes to which rows are padded
     device: str = "cpu",  # where it runs: cpu or cuda
