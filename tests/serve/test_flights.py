@@ -1,14 +1,18 @@
 "What single flight owes to those who share a computation: an answer to each, whatever becomes of the others."
 
 import contextlib
+import json
 import os
 import signal
 import time
 
 import pytest
 
+from seatrial.base.journal import Journal
+from seatrial.base.record import Decision
+from seatrial.rollout.trial import Gate, Plan, plan_to_dict
 from seatrial.serve.server import launch
-from tests.serve.harbour import Speaker, settings_for, shelve, spelt, tensor, worker_of
+from tests.serve.harbour import Speaker, settings_for, shelve, spelt, tensor, until, worker_of
 
 THRICE = [[7, 7]] * 3
 
@@ -34,7 +38,7 @@ def read(running):
 def harbour(tmp_path_factory):
     "A server that keeps answers and has a short queue: (running, settings)."
     home = tmp_path_factory.mktemp("flights")
-    shelve(home, {"sum": {"1.0.0": [1.0, 1.0]}})
+    shelve(home, {"sum": {"1.0.0": [1.0, 1.0], "1.1.0": [1.0, -1.0]}})
     its = settings_for(home, SEATRIAL_CACHE_SIZE_MB="1", SEATRIAL_SERVE_QUEUE_MAX_ROWS="16")
     with launch(settings=its, port=0, log=home / "log") as running, Speaker(running.url) as speaker:
         assert speaker.say(tensor([[0, 0]]))[0] == 200
@@ -83,3 +87,22 @@ def test_who_joins_with_little_time_is_told_when_it_is_up(harbour):
         assert time.monotonic() - began < 9  # and not with the leader, after ten
     with Speaker(running.url) as speaker:
         assert speaker.say(tensor([[9, 9]]))[0] == 200
+
+
+def test_a_shadow_gets_its_copies_also_of_what_was_not_computed(harbour):
+    running, its = harbour
+    with Journal.open(its) as journal, Speaker(running.url) as speaker:
+        gates = (Gate("error_rate", margin=0.02),)
+        plan = Plan("night", "sum", "1.0.0", "1.1.0", gates, kind="shadow", stages=(1.0,))
+        journal.decide(Decision("start", "sum", "night", evidence=plan_to_dict(plan)))
+        until(lambda: json.loads(speaker.say(tensor([[4, 4]]))[2])["parameters"]["trial"] == "night")
+        asked = {f"r{i}" for i in range(12)}
+        for id in asked:
+            assert speaker.say(tensor([[5, 5]], id=id, parameters={"unit": id}))[0] == 200
+
+        def copies():
+            found = journal.read("predictions", trial="night").to_pylist()
+            return {(row["request_id"], row["variant"]) for row in found if row["request_id"] in asked}
+
+        until(lambda: copies() == {(id, variant) for id in asked for variant in ("champion", "shadow")})
+        journal.decide(Decision("abort", "sum", "night", evidence={"stage": 0}))

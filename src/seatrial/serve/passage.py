@@ -176,7 +176,7 @@ async def fitted(
             raise
         return fit if instead == "champion" else None
 
-# %% ../../../nbs/serve/43_passage.ipynb #995ad7ac
+# %% ../../../nbs/serve/43_passage.ipynb #8cd7017a
 def enter(
     office: Office,  # what all requests share
     held: Held,  # the version that will answer
@@ -185,16 +185,15 @@ def enter(
 ) -> Job | None:  # on its way; None: it need not be sent
     "Put a request into the lane, and the copy for the shadow behind it."
     now, ticket.outputs = time.monotonic(), taken.outputs
-    if office.cache is not None and remembered(office, held.flow.key, taken, ticket, now):
-        return None
     rest = (now, until_s(office, ticket, now), weight(taken), ticket.priority, shape_in(held, taken))
     job = Job(held.flow, taken, taken.rows, ticket, *rest)
-    if not admitted(office, job, now):
+    kept = office.cache is not None and remembered(office, held.flow.key, taken, ticket, now)
+    if not kept and not admitted(office, job, now):
         return None
-    if ticket.route.shadow:
+    if ticket.route.shadow:  # also of what need not be computed: the trial compares answers, whoever made them
         shadowed(office, job)
     wound_up(office)
-    return job
+    return None if kept else job
 
 # %% ../../../nbs/serve/43_passage.ipynb #b40153f1
 def shape_in(
