@@ -266,30 +266,49 @@ def start(rounds=3):
 
 
 def idle(seconds=20):
-    "What a server costs that nobody asks, with three versions of the scorer loaded."
+    "What a server costs that nobody asks, with three versions of the scorer loaded; then what a live trial adds."
+    from seatrial.base.journal import Journal
+    from seatrial.base.record import Decision
+    from seatrial.rollout.trial import Gate, Plan, plan_to_dict
+
     numbers = ("1.0.0", "1.1.0", "1.2.0")
-    with served(shelved(scorer(), "scorer", numbers)) as running:
+    artifacts = shelved(scorer(), "scorer", numbers)
+    with served(artifacts) as running:
         for number in numbers:
             for text in snippets()[:8]:
                 ask(running.url, f"/v2/models/scorer/versions/{number}/infer", rated(text))
-        time.sleep(10)  # the requests are on record, and the controller has imported what it needs
-        pids = family(running.process.pid)
-        before, begin, title = {pid: spent_s([pid]) for pid in pids}, time.monotonic(), busy()
-        time.sleep(seconds)
-        waited = time.monotonic() - begin
-        cores = (spent_s(pids) - sum(before.values())) / waited
-        memory, maps = held_mb(pids), {pid: Path(f"/proc/{pid}/maps").read_text() for pid in pids}
-        foreign = [f"{w} in {named(p)}" for p, text in maps.items() for w in ("torch", "mlflow") if f"/{w}/" in text]
-        rows = [
-            ("processor, all processes", "at most 1 % of a core", f"{100 * cores:.2f} %"),
-            ("memory, all processes (PSS), 3 versions of MiniLM int8", "below 500 MB", f"{memory:.0f} MB"),
-            ("torch or mlflow mapped into a process", "none", ", ".join(foreign) or "none"),
-        ]
-        shares = {who: [pid for pid in pids if role(pid) == who] for who in map(role, pids)}
-        for who, its in shares.items():
-            cells = f"{100 * (spent_s(its) - sum(before[p] for p in its)) / waited:.2f} %, {held_mb(its):.0f} MB"
-            rows.append((f"of both: {who}", "", cells))
-    yield f"Idle for {seconds} s, controller running; {title}", HEAD, rows
+        time.sleep(5)  # the requests are on record
+        rows = resting(running, seconds)
+        yield f"Idle for {seconds} s, no trial; {busy()}", HEAD, rows
+        plan = Plan("night", "scorer", *numbers[:2], gates=(Gate("error_rate", margin=0.02),), stages=(0.1, 1.0))
+        with Journal(artifacts / "journal") as journal:  # which knows the champion, as after a registration
+            crown = {"to_version": numbers[0], "evidence": {"alias": "champion"}}
+            journal.decide(Decision("alias", "scorer", **crown))
+            journal.decide(Decision("start", "scorer", "night", evidence=plan_to_dict(plan)))
+        time.sleep(15)  # the controller is there and has imported what it needs
+        rows = resting(running, seconds)
+        yield f"Idle for {seconds} s, with a live trial and its controller; {busy()}", HEAD, rows
+
+
+def resting(running, seconds):
+    "Processor time and memory of a server that is left alone for a while, and whose they are."
+    pids = family(running.process.pid)
+    before, begin = {pid: spent_s([pid]) for pid in pids}, time.monotonic()
+    time.sleep(seconds)
+    waited = time.monotonic() - begin
+    cores = (spent_s(pids) - sum(before.values())) / waited
+    memory, maps = held_mb(pids), {pid: Path(f"/proc/{pid}/maps").read_text() for pid in pids}
+    foreign = [f"{w} in {named(p)}" for p, text in maps.items() for w in ("torch", "mlflow") if f"/{w}/" in text]
+    rows = [
+        ("processor, all processes", "at most 1 % of a core", f"{100 * cores:.2f} %"),
+        ("memory, all processes (PSS), 3 versions of MiniLM int8", "below 500 MB", f"{memory:.0f} MB"),
+        ("torch or mlflow mapped into a process", "none", ", ".join(foreign) or "none"),
+    ]
+    shares = {who: [pid for pid in pids if role(pid) == who] for who in map(role, pids)}
+    for who, its in shares.items():
+        cells = f"{100 * (spent_s(its) - sum(before[p] for p in its)) / waited:.2f} %, {held_mb(its):.0f} MB"
+        rows.append((f"of both: {who}", "", cells))
+    return rows
 
 
 def binary(seconds=1.5):
