@@ -377,3 +377,12 @@ def test_many_rows_outlive_a_server_that_is_away_for_a_while(toy):
     finally:
         over.set()
         back.join()
+
+
+def test_a_client_that_is_used_in_passing_leaves_nothing_behind(toy):
+    code = (
+        "import sys; from seatrial import Client; print(Client(sys.argv[1]).predict('sum', {'x': [1, 2]}).outputs['y'])"
+    )
+    command = [sys.executable, "-W", "error", "-c", code, toy.url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("[3.]\n", "")

@@ -64,14 +64,14 @@ class Caller:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r})"
 
-# %% ../../../nbs/client/05_blocking.ipynb #439da669
+# %% ../../../nbs/client/05_blocking.ipynb #676ece11
 class Wires:
     "Connections to one server, shared by threads."
 
     def __init__(self, at: Address, connections: int, context: ssl.SSLContext | None = None):
+        self.idle: list[socket.socket] = []
         self.at, self.connections, self.pid = at, connections, os.getpid()
         self.context = (context or ssl.create_default_context()) if at.tls else None
-        self.idle: list[socket.socket] = []
 
     def rest(self, wire: socket.socket) -> None:
         "A connection that is not needed for now."
@@ -84,6 +84,8 @@ class Wires:
         "Hang up; a further question opens a new connection."
         while self.idle:
             self.idle.pop().close()
+
+    __del__ = close  # a client that nobody closed leaves nothing behind either
 
 # %% ../../../nbs/client/05_blocking.ipynb #5b74aca6
 def quiet(wire: socket.socket) -> bool:
