@@ -135,7 +135,7 @@ def test_a_trace_that_begins_here_is_one_that_the_share_follows(share):
 
 
 @given(st.sampled_from([0.01, 0.1, 0.5, 0.9]), st.integers(0, 2**32))
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 def test_counting_down_follows_the_share_that_a_coin_for_each_request_would(share, seed):
     random.seed(seed)
     n, tracer = 40_000, Tracer(InMemorySpanExporter(), share)

@@ -51,18 +51,19 @@ def where(
     "Model and version of a path."
     return Address(call.route.action, call.places["model"], call.places.get("version", ""))
 
-# %% ../../../nbs/serve/45_answers.ipynb #1f750321
+# %% ../../../nbs/serve/45_answers.ipynb #d16cc611
 async def plainly(
     office: Office,
     place: Address,  # model, maybe version
     asked: Request,
     receive: Callable[[], Awaitable[dict]],  # tells when the client hangs up
     *terms: float | None,  # priority (1 is highest, 0 the default), seconds until it is too late (None: the server's)
+    follow: Any = None,  # of a trace
 ) -> Plain | None:  # None: the client has left
     "Ask for a prediction, and wait for its arrays."
-    return await settled(lambda tell: asked_for(office, place, asked, tell, receive, True, *terms))
+    return await settled(lambda tell: asked_for(office, place, asked, tell, receive, True, *terms, follow=follow))
 
-# %% ../../../nbs/serve/45_answers.ipynb #833eaa29
+# %% ../../../nbs/serve/45_answers.ipynb #a8d5d092
 async def infer(
     office: Office,
     call: Call,
@@ -71,12 +72,12 @@ async def infer(
     "A prediction in the Open Inference Protocol."
     length = call.header(b"inference-header-content-length")
     if not length and not any(word in call.body for word in binary.WORDS):
-        body = await predicted(office, where(call), call.body, receive)
+        body = await predicted(office, where(call), call.body, receive, call.follow)
         return body if body is None else Said(body)
     if length and not (length.isascii() and length.isdigit()):
         raise Refused(400, f"Inference-Header-Content-Length must be a whole number, got {length[:40]!r}")
-    asked = binary.asked(call.body, int(length) if length else None)
-    plain = await plainly(office, where(call), asked.request, receive, asked.priority, asked.timeout_s)
+    asked, follow = binary.asked(call.body, int(length) if length else None), call.follow
+    plain = await plainly(office, where(call), asked.request, receive, asked.priority, asked.timeout_s, follow=follow)
     if plain is None:
         return None
     body, n = binary.answer(heading(plain), plain.outputs, asked)
@@ -117,7 +118,7 @@ async def aside(
     "What a function returns; in a thread where it may take long."
     return work(*given) if len(call.body) <= LARGE else await asyncio.to_thread(work, *given)
 
-# %% ../../../nbs/serve/45_answers.ipynb #f41e7e9d
+# %% ../../../nbs/serve/45_answers.ipynb #f98bb5ec
 async def score(
     office: Office,
     call: Call,
@@ -127,7 +128,7 @@ async def score(
     place = Address("infer", only_model(office, call))
     signature = described(office, place)
     asked = await aside(call, scoring.scored, call.body, call.header(b"content-type"), signature["inputs"])
-    plain = await plainly(office, place, asked, receive)
+    plain = await plainly(office, place, asked, receive, follow=call.follow)
     return plain and Said(scoring.predictions(plain.outputs), 200, JSON, marks(plain.ticket))
 
 # %% ../../../nbs/serve/45_answers.ipynb #dd03519e
