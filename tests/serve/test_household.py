@@ -89,3 +89,18 @@ def test_a_journal_that_cannot_be_used_is_one_sentence_before_anybody_is_started
     with pytest.raises(CannotDo, match=r"journal\.db cannot be used \(file is not a database\)"):
         launch(settings=its, port=0, log=tmp_path / "log")
     assert len((tmp_path / "log").read_text().splitlines()) == 1 and not left_in(folder)
+
+
+def test_a_worker_that_is_stopped_while_nobody_asks_is_no_ready_server(berth, tmp_path):
+    def health(url):
+        with Speaker(url) as speaker:
+            status, _, said = speaker.say(b"", "/health", "GET")
+        return status, json.loads(said)["reasons"]
+
+    with launch(settings=berth[0], port=0, log=tmp_path / "log") as running:
+        (worker,) = workers_of(running)
+        os.kill(worker, signal.SIGSTOP)
+        until(lambda: health(running.url) == (503, [f"worker 0 is stopped (process {worker})"]))
+        os.kill(worker, signal.SIGCONT)
+        until(lambda: health(running.url) == (200, []))
+        assert answered(running.url) and workers_of(running) == [worker]

@@ -14,7 +14,7 @@ Docs: https://seatrial.github.io/seatrial/serve/reception.html.md"""
 __all__ = ['BEGAN_S', 'health', 'unserved', 'pretenders', 'private', 'healthy', 'ready', 'ping', 'metrics', 'signed', 'described',
            'model_ready', 'received']
 
-# %% ../../../nbs/serve/78_reception.ipynb #0e9e433d
+# %% ../../../nbs/serve/78_reception.ipynb #5d5ca347
 import time
 from pathlib import Path
 
@@ -27,9 +27,9 @@ from .logbook import unwritable
 from .metrics import spread, state
 from .office import Office, errand, loaded
 from .protocol import Address, Refused, outcomes
-from .vigil import hung
+from .vigil import hung, stopped
 
-# %% ../../../nbs/serve/78_reception.ipynb #ddc7e8b7
+# %% ../../../nbs/serve/78_reception.ipynb #0c645918
 def health(
     office: Office,  # what all requests share
 ) -> tuple[int, dict]:  # HTTP status, what to say
@@ -37,13 +37,15 @@ def health(
     troubles = [] if office.lane.wires else ["no worker is running; it is being restarted"]
     if hung(office.lane, office.settings.serve.timeout_s):
         troubles.append("the worker holds requests for longer than serve.timeout_s and may hang")
+    still = [f"worker {link.worker} is stopped (process {link.pid})" for link in stopped(office.lane)]
+    troubles += still if len(still) == len(office.lane.wires) else []
     troubles += [] if office.router.table else ["no model is registered"]
     troubles += [office.router.trouble] if office.router.trouble else []
     troubles += [trouble for door in office.doors for trouble in door()]
     full, failing = unwritable(office.journal), pretenders(office)
     troubles += [full] if full and office.settings.journal.when_full != "drop" else []
     ready = not troubles and (not failing or len(unserved(office)) < len(office.router.table))
-    reasons = [*troubles, *failing, *([full] if full and full not in troubles else [])]
+    reasons = [*troubles, *failing, *(each for each in [full, *still] if each and each not in troubles)]
     said = {"status": "ready" if ready else "not ready", "reasons": reasons}
     return (200 if ready else 503), said | {"models": sorted(office.router.table)}
 
