@@ -135,6 +135,21 @@ def test_what_was_accepted_before_nonsense_is_answered_before_it(sea, before, wr
         assert caller.answer() is None
 
 
+def test_who_waits_in_our_line_is_not_called_slow(tmp_path):
+    shelve(tmp_path, {"sum": {"1.0.0": [1.0, 1.0]}})
+    its = settings_for(tmp_path, SEATRIAL_SERVE_TIMEOUT_S="1")
+    with launch(settings=its, port=0, log=tmp_path / "log") as running, Caller(running.url) as caller:
+        until(lambda: is_ready(running.url))
+        last = request(body([[3, 4]]))
+        os.kill(worker_of(running), signal.SIGSTOP)
+        caller.socket.sendall(request(body([[1, 2]])) + request(body([[2, 3]])) + last[:20])  # its head has begun
+        assert caller.answer()[0] == 504  # a second has passed, in which nobody read
+        caller.socket.sendall(last[20:])
+        os.kill(worker_of(running), signal.SIGCONT)
+        assert caller.answer()[0] in (200, 504)
+        assert value(caller.answer()) == [7]
+
+
 def test_thousands_of_requests_sent_at_once_are_answered_in_order(sea):
     with Caller(sea[0].url) as caller:
         sent = b"".join(request(body([[i, 1]], id=f"{i}")) for i in range(4_000))

@@ -31,7 +31,7 @@ from .protocol import Refused
 # %% ../../../nbs/serve/73_stream.ipynb #a91230f6
 PIECE, WAITING_MAX = 1 << 14, 64  # bytes that are parsed at once; requests of a connection that wait for their turn
 
-# %% ../../../nbs/serve/73_stream.ipynb #6752a262
+# %% ../../../nbs/serve/73_stream.ipynb #699b13ea
 class Gate(FlowControl):
     "uvicorn's flow control, which stays shut while enough requests wait, or something is left to parse."
 
@@ -40,7 +40,8 @@ class Gate(FlowControl):
         self.stream = stream
 
     def resume_reading(self):
-        if not self.stream.unread and len(self.stream.pipeline) < WAITING_MAX:
+        if self.read_paused and not self.stream.unread and len(self.stream.pipeline) < WAITING_MAX:
+            self.stream.since_s = self.stream.loop.time()  # until now it was not the client who was slow
             super().resume_reading()
 
 # %% ../../../nbs/serve/73_stream.ipynb #14608d5b
@@ -131,7 +132,7 @@ def proceed(
     elif not stream.inside:
         stream.since_s = stream.loop.time()
 
-# %% ../../../nbs/serve/73_stream.ipynb #a4a93fe9
+# %% ../../../nbs/serve/73_stream.ipynb #74d8f69a
 def patience(
     stream: Stream,  # the connection
 ) -> float | None:  # seconds until somebody should look again; None: it was closed
@@ -139,7 +140,7 @@ def patience(
     most_s, now, office = 10.0, stream.loop.time(), stream.desk.office
     if office is not None:
         most_s = office.settings.serve.timeout_s
-    if stream.headed and stream.pieces is None and (stream.inside or answering(stream)):
+    if stream.flow.read_paused or (stream.headed and stream.pieces is None and (stream.inside or answering(stream))):
         return most_s
     left_s = stream.since_s + (most_s if stream.inside or not stream.headed else stream.timeout_keep_alive) - now
     if left_s > 0:
