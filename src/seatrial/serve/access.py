@@ -5,12 +5,12 @@
 | field | meaning |
 |---|---|
 | `time` | when it arrived, ISO 8601, UTC |
-| `id` | of the request, as in the journal and in the answer |
+| `id` | of the request, as in the journal and in the answer; only of infer requests in plain JSON, which are nearly all |
 | `method`, `path`, `status` | of the exchange, without the query |
 | `ms` | arrival to answer |
 | `bytes_in`, `bytes_out` | of the bodies |
-| `caller`, `address` | id of the key, if there was one; where the request came from |
-| `model`, `version`, `variant` | who answered |
+| `caller`, `address` | public name of the key, if there was one; where the request came from, hidden unless `guard.redact` leaves out `ip` |
+| `model`, `version`, `variant` | who answered; where there is no `id`, what the path says |
 | `error` | the sentence that the client was told, if it was refused |
 
 A request pays for one tuple on a list. Everything else, the text of the time, redaction, JSON, the write, happens for all of them together a few times a second. A file that has grown to `size_mb` is set aside with a number behind its name, and the oldest is deleted, so that the log is bounded: `keep + 1` files for each process.
