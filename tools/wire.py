@@ -95,8 +95,8 @@ def said(text, pattern):
     return float(found[1]) * UNITS_MS.get(found[2], 1.0) if found else 0.0
 
 
-def wrk(url, body, connections, seconds):
-    "The same as `drive`, by wrk."
+def wrk_says(url, body, connections, seconds, more=""):
+    "What wrk reports; `more` is Lua."
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "post.lua"
         lines = [
@@ -111,11 +111,33 @@ def wrk(url, body, connections, seconds):
             "  return requests[turn]",
             "end",
         ]
-        script.write_text("\n".join(lines))
+        script.write_text("\n".join([*lines, more]))
         command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--latency", "-s", str(script), url]
-        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def wrk(url, body, connections, seconds):
+    "The same as `drive`, by wrk."
+    text = wrk_says(url, body, connections, seconds)
     errors = int(said(text, r"Non-2xx or 3xx responses:"))
     return Load(said(text, r"Requests/sec:"), said(text, r"\b50%"), said(text, r"\b99%"), errors)
+
+
+PRESS = """
+local counts, pause, threads = {}, %g, {}
+function setup(thread) table.insert(threads, thread) end
+function delay() return math.floor(2 * pause * math.random()) end
+function response(status) counts[status] = (counts[status] or 0) + 1; told = ""
+  for k, n in pairs(counts) do told = told .. k .. "=" .. n .. " " end
+end
+function done() print("answers: " .. (threads[1]:get("told") or "")) end
+"""
+
+
+def press(url, body, connections, pause_ms, seconds):
+    "Clients that pause (twice as long at most) between an answer and the next request, by wrk: answers by status."
+    text = wrk_says(url, body, connections, seconds, PRESS % pause_ms)
+    return {int(k): int(n) for k, n in re.findall(r"(\d+)=(\d+)", re.search("answers:.*", text)[0])}
 
 
 def load(url, body, connections=32, seconds=3.0):
