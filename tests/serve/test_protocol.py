@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seatrial.serve.protocol import DATATYPES, Refused, address, answer, matched, outcomes, request, tensor
+from seatrial.serve.outcome import outcomes
+from seatrial.serve.protocol import DATATYPES, Refused, address, answer, matched, request, tensor
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),

@@ -11,10 +11,9 @@ Docs: https://seatrial.github.io/seatrial/serve/protocol.html.md"""
 
 # %% auto #0
 __all__ = ['SERVER_PATHS', 'ACCEPTS', 'NAMES', 'Refused', 'Address', 'address', 'guessed', 'truths', 'typed', 'strings', 'shown',
-           'tensor', 'Request', 'word', 'parsed', 'formed', 'request', 'matched', 'chosen', 'answer', 'values',
-           'outcome', 'outcomes']
+           'tensor', 'Request', 'word', 'parsed', 'formed', 'request', 'matched', 'chosen', 'answer', 'values']
 
-# %% ../../../nbs/serve/01_protocol.ipynb #cca91af8
+# %% ../../../nbs/serve/01_protocol.ipynb #94e9f9a7
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,6 @@ from typing import Any
 import numpy as np
 import orjson
 
-from ..base.record import LARGEST, Outcome
 from ..engine.signature import DATATYPES
 
 # %% ../../../nbs/serve/01_protocol.ipynb #8faa4247
@@ -298,38 +296,3 @@ def values(
     "The data of one output tensor."
     flat = np.ascontiguousarray(array).reshape(-1)
     return flat.tolist() if flat.dtype.kind in "Oe" else flat
-
-# %% ../../../nbs/serve/01_protocol.ipynb #ac5bdce9
-def outcome(
-    entry: Any,  # from JSON
-    now_s: float,  # when it arrived, for an outcome that does not say when it was observed
-    where: str = "",  # prefix for the sentence, such as "[3]: "
-) -> Outcome:  # for the journal
-    "One outcome that came back."
-    if not isinstance(entry, dict):
-        raise Refused(400, f"{where}an outcome must be an object, got {shown(entry)}")
-    unknown = sorted(set(entry) - {"request_id", "name", "value", "time_s"})
-    if unknown:
-        raise Refused(400, f"{where}an outcome has request_id, name, value and maybe time_s, got {shown(unknown[0])}")
-    for key in ("request_id", "name"):
-        if not isinstance(entry.get(key), str) or not 0 < len(entry[key]) <= 256 or "\0" in entry[key]:
-            raise Refused(400, f"{where}{key} must be a string of 1 to 256 characters, got {shown(entry.get(key))}")
-    value, time_s = entry.get("value"), entry.get("time_s")
-    if type(value) not in (int, float) or not abs(value) <= LARGEST:
-        raise Refused(400, f"{where}value must be a number from -{LARGEST:g} to {LARGEST:g}, got {shown(value)}")
-    if time_s is not None and (type(time_s) not in (int, float) or not 0 <= time_s < 1e11):
-        raise Refused(400, f"{where}time_s must be seconds since 1970, got {shown(time_s)}")
-    return Outcome(entry["request_id"], entry["name"], float(value), float(now_s if time_s is None else time_s))
-
-# %% ../../../nbs/serve/01_protocol.ipynb #436d0788
-def outcomes(
-    body: bytes,  # an HTTP body
-    now_s: float,  # when it arrived, seconds since 1970
-) -> list[Outcome]:  # at least one
-    "Read the body of `POST /v1/outcomes`: one object or a list of them."
-    document = parsed(body)
-    if not isinstance(document, list):
-        return [outcome(document, now_s)]
-    if not document:
-        raise Refused(400, "the list must hold at least one outcome, got []")
-    return [outcome(entry, now_s, f"[{i}]: ") for i, entry in enumerate(document)]

@@ -14,7 +14,7 @@ Docs: https://seatrial.github.io/seatrial/serve/reception.html.md"""
 __all__ = ['BEGAN_S', 'health', 'unserved', 'pretenders', 'private', 'healthy', 'ready', 'ping', 'metrics', 'signed', 'described',
            'model_ready', 'received']
 
-# %% ../../../nbs/serve/78_reception.ipynb #5d5ca347
+# %% ../../../nbs/serve/78_reception.ipynb #4b147ab1
 import time
 from pathlib import Path
 
@@ -26,7 +26,8 @@ from .inquest import standings
 from .logbook import unwritable
 from .metrics import spread, state
 from .office import Office, errand, loaded
-from .protocol import Address, Refused, outcomes
+from .outcome import outcomes
+from .protocol import Address, Refused
 from .vigil import hung, stopped
 
 # %% ../../../nbs/serve/78_reception.ipynb #0c645918
