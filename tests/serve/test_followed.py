@@ -63,3 +63,17 @@ def test_a_request_that_asks_for_it_leaves_one_span_that_hangs_on_its_clients(sp
 
 def test_whoever_asks_not_to_be_followed_leaves_nothing(spans):
     assert sum(span["name"] == "infer" for trace in spans.values() for span in trace) == len(ASKED)
+
+
+def test_an_answer_from_the_cache_leaves_its_span_alone(tmp_path):
+    shelve(tmp_path, {"sum": {"1.0.0": [1.0, 1.0]}})
+    out = tmp_path / "spans.jsonl"
+    kept = {"SEATRIAL_TRACE_URL": str(out), "SEATRIAL_TRACE_SHARE": "1", "SEATRIAL_CACHE_SIZE_MB": "1"}
+    with launch(settings=settings_for(tmp_path, **kept), port=0) as sea:
+        assert [asked(sea.url, trace, "01") for trace in (1, 2)] == [200, 200]
+    spans = {
+        (int(each["context"]["trace_id"], 16), each["name"]): each
+        for each in map(json.loads, out.read_text().splitlines())
+    }
+    assert (1, "queue") in spans and (2, "queue") not in spans and not spans[2, "infer"]["links"]
+    assert spans[2, "infer"]["attributes"]["seatrial.cached"] is True
