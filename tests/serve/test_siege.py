@@ -20,6 +20,7 @@ from seatrial.base.journal import Journal
 from seatrial.base.record import Decision, Outcome
 from seatrial.base.settings import CannotDo
 from seatrial.engine import bundle as bundles
+from seatrial.registry.manifest import Shelf
 from seatrial.rollout.trial import Gate, Plan, plan_to_dict
 from seatrial.serve.arrival import absent, came_back, forgotten, lost
 from seatrial.serve.batching import draw
@@ -31,6 +32,7 @@ from seatrial.serve.passage import begin, predicted
 from seatrial.serve.pool import Pool, Terms, pin, unload
 from seatrial.serve.protocol import Address, Refused
 from seatrial.serve.reception import health
+from seatrial.serve.routing import Router, refresh
 from seatrial.serve.worker import Loop, serve_visitors
 from tests.serve.harbour import settings_for, shelve, tensor
 
@@ -337,3 +339,18 @@ def test_a_load_that_fails_leaves_its_room_to_the_next(hold):
     pool.terms = replace(pool.terms, warm=(1,))
     assert not pool.ledger.sizes and not pool.loading and not pool.engines
     assert pool.engine("sum", "1.0.0").run({"x": [[1.0, 1.0]]})["y"].tolist() == [2]
+
+
+def test_a_table_that_no_parser_survives_is_told_and_the_next_sound_one_is_followed(tmp_path, caplog):
+    shelve(tmp_path, {"sum": {"1.0.0": [1.0, 1.0], "1.1.0": [1.0, -1.0]}})
+    aliases = tmp_path / "registry/aliases.json"
+    sound = aliases.read_text().replace(" ", "")
+    with Journal.open(settings_for(tmp_path)) as journal:
+        router = Router(Shelf(tmp_path), journal)
+        assert refresh(router) and router.route("sum", "u").version == "1.0.0"
+        aliases.write_text("[" * 100_000)
+        for _ in range(3):
+            assert not refresh(router) and "RecursionError" in router.trouble
+        assert router.route("sum", "u").version == "1.0.0" and len(caplog.records) == 1
+        aliases.write_text(sound.replace('"champion":"1.0.0"', '"champion":"1.1.0"'))
+        assert refresh(router) and router.trouble == "" and router.route("sum", "u").version == "1.1.0"
