@@ -446,3 +446,23 @@ def test_a_controller_that_stays_until_all_is_done_publishes_what_was_decided_an
     watch(bay.controller, threading.Event(), 0.0, until_done=True)
     assert bay.registry.shelf.aliases("film")["champion"] == "1.1.0"
     watch(bay.controller, threading.Event(), 0.0, until_done=True)  # nothing is left, so it leaves at once
+
+
+def test_evidence_is_read_again_only_when_a_record_was_appended_or_the_stage_is_another(bay, monkeypatch):
+    read, scored = [], bay.journal.scored
+    monkeypatch.setattr(bay.journal, "scored", lambda *a, **kw: (read.append(1), scored(*a, **kw))[1])
+    plan = bay.plan()
+    bay.controller.start(plan)
+    bay.traffic(plan, bay.controller.memory.states["film"], GOOD, units=20)
+    for _ in range(5):
+        bay.controller.tick()
+    quiet = len(read)
+    for _ in range(5):
+        bay.controller.tick()
+    assert len(read) == quiet
+    bay.traffic(plan, bay.controller.memory.states["film"], GOOD, units=1)
+    bay.controller.tick()
+    assert len(read) == quiet + 1
+    bay.journal.append([Outcome("r0", "y", 1.0, bay.now)])  # not drained yet
+    bay.controller.tick()
+    assert len(read) == quiet + 2

@@ -14,10 +14,10 @@ Docs: https://seatrial.github.io/seatrial/operate/controller.html.md"""
 
 # %% auto #0
 __all__ = ['BACK', 'LEASE', 'PATIENCE', 'stage_evidence', 'gathered', 'decision_of', 'news', 'Controller', 'leased', 'caught_up',
-           'tick', 'looked', 'judged', 'settled', 'alike', 'start', 'abort', 'rollback', 'before', 'idle', 'watch',
-           'released']
+           'tick', 'known', 'looked', 'judged', 'settled', 'alike', 'start', 'abort', 'rollback', 'before', 'idle',
+           'watch', 'released']
 
-# %% ../../../nbs/operate/01_controller.ipynb #231a211c
+# %% ../../../nbs/operate/01_controller.ipynb #565c6a08
 import logging
 import os
 import socket
@@ -26,7 +26,7 @@ from collections.abc import Callable
 from time import monotonic
 from uuid import uuid4
 
-from ..base.journal import Journal
+from ..base.journal import Journal, lying
 from ..base.ledger import edition
 from ..base.record import Decision
 from ..base.settings import CannotDo, Settings
@@ -83,7 +83,7 @@ def news(
     "Whether a move is worth a line: a hold for the reason that is known already is not."
     return move.kind != "hold" or not state.held or (state.reason, state.verdict) != (move.reason, move.verdict)
 
-# %% ../../../nbs/operate/01_controller.ipynb #2ab6b13f
+# %% ../../../nbs/operate/01_controller.ipynb #fab23879
 class Controller:
     "The one that decides: reads the journal, ticks under a lease, moves the alias."
 
@@ -99,6 +99,7 @@ class Controller:
         self.clock = clock or journal.clock
         self.holder = holder or f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
         self.memory, self.seen, self.open = Memory(), (), True  # editions of journal and shelf; whether there was work
+        self.kept: dict[str, tuple] = {}  # model -> what its evidence was read from, and the evidence
 
     def tick(self) -> list[Decision]:
         "Look once at every live trial; what was decided. Nothing, while another controller holds the lease."
@@ -150,20 +151,33 @@ def tick(
         raise trouble
     return made
 
-# %% ../../../nbs/operate/01_controller.ipynb #3fff6ebf
+# %% ../../../nbs/operate/01_controller.ipynb #26d6a077
+def known(
+    controller: Controller,  # with its journal, registry and memory
+    state: TrialState,  # live
+) -> Evidence:  # of its running stage
+    "The evidence that a trial is judged by, read again only when something may be new."
+    journal, (seen, kept) = controller.journal, controller.kept.get(state.plan.model, (None, None))
+    now = (lying(journal.spool.folder), state)  # looked at before the records are
+    if now != seen or journal.engine.dialect.name != "sqlite":
+        kept = gathered(journal, state)
+        controller.kept[state.plan.model] = (now, kept)
+    return kept
+
+# %% ../../../nbs/operate/01_controller.ipynb #da8fc388
 def looked(
-    journal: Journal,  # of the trial
+    controller: Controller,  # with its journal, registry and memory
     state: TrialState,  # live
     now_s: float,  # seconds since 1970
 ) -> Move:  # a hold, where the evidence cannot be read
     "What the evidence says now; data that cannot be read are a reason to hold, not to fall over."
     try:
-        return step(state, gathered(journal, state), now_s)
+        return step(state, known(controller, state), now_s)
     except (ValueError, ArithmeticError) as error:
         told = {"stage": state.stage, "verdict": "invalid"}
         return Move("hold", "invalid", f"the evidence cannot be read: {error}", told)
 
-# %% ../../../nbs/operate/01_controller.ipynb #d075763e
+# %% ../../../nbs/operate/01_controller.ipynb #7afbf554
 def judged(
     controller: Controller,  # with its journal, registry and memory
     state: TrialState,  # live
@@ -175,7 +189,7 @@ def judged(
         reason = f"the champion became {champion} while the trial compared with {plan.champion}"
         move = Move("abort", "invalid", reason, {"stage": state.stage, "verdict": "invalid"})
     else:
-        move = looked(controller.journal, state, now_s)
+        move = looked(controller, state, now_s)
     if not news(state, move) or not leased(controller):
         return []
     if move.verdict == "invalid":
