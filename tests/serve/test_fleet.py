@@ -15,7 +15,7 @@ from seatrial.registry.manifest import Shelf, replace_text
 from seatrial.rollout.trial import Gate, Plan, plan_to_dict
 from seatrial.serve.companion import Call, accompany
 from seatrial.serve.server import is_ready, launch
-from tests.serve.harbour import family, is_alive, listener_of, settings_for, shelve, until, workers_of
+from tests.serve.harbour import Speaker, family, is_alive, listener_of, settings_for, shelve, until, workers_of
 
 PLAN = Plan("watch", "sum", "1.0.0", "1.1.0", gates=(Gate("error_rate", margin=0.02),), kind="ab", stages=(0.5,))
 BEGIN = Decision("start", "sum", "watch", evidence=plan_to_dict(PLAN))
@@ -129,3 +129,14 @@ def test_a_server_that_cannot_start_says_why_and_leaves_nobody(tmp_path):
     (tmp_path / "journal").write_text("a file where a folder should be")
     with pytest.raises(CannotDo, match="did not become ready"):
         launch(settings=settings_for(tmp_path), port=0, log=tmp_path / "log")
+
+
+def test_rolling_a_day_loads_no_data_frames(tmp_path):
+    shelved(tmp_path)
+    its = settings_for(tmp_path)
+    with launch(settings=its, port=0, log=tmp_path / "log") as running:
+        with Speaker(running.url) as speaker:
+            old = b'{"request_id": "r", "name": "click", "value": 1, "time_s": 5}'
+            assert speaker.say(old, "/v1/outcomes")[0] == 200
+        until(lambda: [*(its.paths.artifacts / "journal").glob("day=1970-01-01/outcomes.parquet")])
+        assert b"/pandas/" not in Path(f"/proc/{running.process.pid}/maps").read_bytes()
