@@ -17,7 +17,7 @@ __all__ = ['LARGE', 'EXTENSIONS', 'ANSWERS', 'WAITING', 'where', 'plainly', 'inf
            'marks', 'stats', 'config', 'index', 'loading', 'unloading', 'outcomes', 'model', 'is_ready', 'server',
            'live', 'version', 'described_for_machines', 'described_for_people']
 
-# %% ../../../nbs/serve/45_answers.ipynb #6776c3c0
+# %% ../../../nbs/serve/45_answers.ipynb #47352224
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
@@ -27,6 +27,7 @@ from typing import Any
 from .. import __version__
 from . import binary, openapi, repository, scoring
 from .call import HTML, JSON, RAW, TEXT, Call, Said, told
+from .gossip import others
 from .lane import ask
 from .metrics import counted
 from .office import Office, discreet, loaded
@@ -38,6 +39,7 @@ from seatrial.serve.reception import (  # noqa: F401 (some for those who import 
     metrics,
     model_ready,
     ping,
+    private,
     ready,
     received,
     signed,
@@ -139,7 +141,7 @@ def marks(
     instead = ticket.route.fallback.encode()
     return [(b"x-request-id", ticket.id.encode()), *([(b"x-seatrial-fallback", instead)] if instead else [])]
 
-# %% ../../../nbs/serve/45_answers.ipynb #57e7e9db
+# %% ../../../nbs/serve/45_answers.ipynb #a37b8e4c
 async def stats(
     office: Office,
     call: Call,
@@ -148,9 +150,10 @@ async def stats(
     name, number = call.places.get("model", ""), call.places.get("version", "")
     if name:
         office.router.route(name, "stats", number)  # 404 for what does not exist
+    parts = [repository.spelt(office.counts), *(said.get("counts", []) for said in await others(private(office)))]
     entries = [
         repository.statistics(*key, counts)
-        for key, counts in sorted(office.counts.items())
+        for key, counts in repository.together(parts).items()
         if (not name or key[0] == name) and (not number or key[1] == number)
     ]
     return told({"model_stats": entries})

@@ -20,7 +20,7 @@ Docs: https://seatrial.github.io/seatrial/serve/front.html.md"""
 __all__ = ['FOLLOWED', 'worded', 'said_to', 'fault', 'exchange', 'sentence', 'entry', 'key_of', 'listed', 'answered', 'nothing',
            'ours', 'Front', 'tidied', 'watched', 'staffed']
 
-# %% ../../../nbs/serve/48_front.ipynb #28c25bf4
+# %% ../../../nbs/serve/48_front.ipynb #0ab4a766
 import asyncio
 import logging
 import threading
@@ -44,6 +44,7 @@ from .lane import keep
 from .metrics import counted, state
 from .office import Office, closed, opened, prepare
 from .protocol import Refused
+from .repository import spelt
 from .routing import watch
 from .scoring import problem
 from .trace import unserved
@@ -253,7 +254,7 @@ def watched(
     watcher.start()
     return stop, watcher
 
-# %% ../../../nbs/serve/48_front.ipynb #e395b1bb
+# %% ../../../nbs/serve/48_front.ipynb #6f81195a
 @asynccontextmanager
 async def staffed(
     front: Front,  # that the server belongs to
@@ -265,7 +266,9 @@ async def staffed(
         asyncio.create_task(keep(office.lane, partial(prepare, office, True))),
         asyncio.create_task(tidied(office)),
     ]
-    telling = await listening(door(Path(office.lane.links[0].path).parent), lambda: state(office.tally))
+    telling = await listening(
+        door(Path(office.lane.links[0].path).parent), lambda: state(office.tally) | {"counts": spelt(office.counts)}
+    )
     try:
         yield office
     finally:

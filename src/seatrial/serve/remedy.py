@@ -115,7 +115,7 @@ def lost(
         record_error(office.journal, job.key[0], job.ticket, refusal)
     turn_away(office, job, refusal)
 
-# %% ../../../nbs/serve/75_remedy.ipynb #fa566235
+# %% ../../../nbs/serve/75_remedy.ipynb #44364f88
 def turn_away(
     office: Office,  # what all requests share
     job: Job,  # with the request's ticket
@@ -129,6 +129,7 @@ def turn_away(
     if ticket.tell is None:
         uncopied(office, job.key, refusal)
     else:
+        office.counts[job.key].failed += 1
         ticket.tell(refusal)
 
 # %% ../../../nbs/serve/75_remedy.ipynb #8a291750
