@@ -37,10 +37,13 @@ def test_statistics_are_exact_over_all_processes(pair):
     assert {told(url) for _ in range(12)} == {(24, 0, 0, rows)}
 
 
-def test_failures_are_told(pair):
+def test_answers_out_of_the_cache_and_failures_are_told(pair):
     url = pair[0].url
     with Speaker(url) as speaker:
-        success, fail, *_ = told(url)
+        for _ in range(3):
+            assert speaker.say(tensor([[77, 77]]))[0] == 200
+        success, fail, hits, _ = told(url)
+        assert hits == 2
         for worker in workers_of(pair[0]):
             os.kill(worker, signal.SIGSTOP)
         assert speaker.say(tensor([[78, 78]], parameters={"timeout": 200_000}))[0] == 504

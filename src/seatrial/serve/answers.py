@@ -196,7 +196,7 @@ async def loading(
     await loaded(office, key)
     return told({})
 
-# %% ../../../nbs/serve/45_answers.ipynb #9045166f
+# %% ../../../nbs/serve/45_answers.ipynb #24b43774
 async def unloading(
     office: Office,
     call: Call,
@@ -208,7 +208,7 @@ async def unloading(
     for key in [key for key in office.held if key[0] == name]:
         for link in list(office.lane.wires):
             await ask(link, {"unload": list(key)})
-        del office.held[key]
+        office.held.pop(key, None)  # another client may have asked for the same meanwhile
     return told({})
 
 # %% ../../../nbs/serve/45_answers.ipynb #591b922c

@@ -62,7 +62,7 @@ def remembered(
     counted(office.tally, "cache_misses" if leads else "cache_joins", *key)
     return not leads
 
-# %% ../../../nbs/serve/40_recall.ipynb #8f752866
+# %% ../../../nbs/serve/40_recall.ipynb #42cc7045
 def repeated(
     office: Office,  # what all requests share
     key: tuple[str, str],  # model, version
@@ -82,6 +82,8 @@ def repeated(
     for ticket, at in members:
         if trouble is None:
             answered(office.tally, (*key, ticket.route.variant), [now - at], rows)
+            counts = office.counts[key]
+            counts.hits, counts.hit_s = counts.hits + 1, counts.hit_s + now - at
             tell(ticket, batch, whole)
             if ticket.follow is not None:
                 spared(office, key, ticket, (at, 0.0, now))
