@@ -140,3 +140,8 @@ def test_rolling_a_day_loads_no_data_frames(tmp_path):
             assert speaker.say(old, "/v1/outcomes")[0] == 200
         until(lambda: [*(its.paths.artifacts / "journal").glob("day=1970-01-01/outcomes.parquet")])
         assert b"/pandas/" not in Path(f"/proc/{running.process.pid}/maps").read_bytes()
+
+
+def test_no_process_of_a_server_collects_telemetry(sea):
+    for pid in family(sea[0].process.pid):
+        assert not [f for f in Path(f"/proc/{pid}/fd").iterdir() if f.is_symlink() and "onnxruntime" in os.readlink(f)]
