@@ -21,9 +21,9 @@ Docs: https://seatrial.github.io/seatrial/serve/fleet.html.md"""
 
 # %% auto #0
 __all__ = ['tied', 'Speaker', 'port_of', 'let_go', 'kept', 'Fleet', 'speakers', 'speaking', 'replaced', 'run', 'crewed',
-           'manners', 'main']
+           'manners', 'without_pandas', 'main']
 
-# %% ../../../nbs/serve/87_fleet.ipynb #329c2878
+# %% ../../../nbs/serve/87_fleet.ipynb #18889cb2
 import asyncio
 import errno
 import gc
@@ -41,6 +41,7 @@ from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path
 
+import pyarrow as pa
 import uvicorn
 from litserve import LitServer
 from litserve.loops import inference_worker
@@ -260,13 +261,20 @@ def manners(
     quiet |= {"ws": "none", "proxy_headers": False, "timeout_keep_alive": 75}
     return quiet | {"num_api_servers": settings.serve.api_processes}
 
-# %% ../../../nbs/serve/87_fleet.ipynb #77cfd7cd
+# %% ../../../nbs/serve/87_fleet.ipynb #3ff0020a
+def without_pandas() -> None:
+    "Keep pyarrow from importing pandas in this process and its forks."
+    if sys.modules.setdefault("pandas", None) is None:
+        with suppress(AttributeError):  # of None, the first time only
+            pa.array([0])
+
+# %% ../../../nbs/serve/87_fleet.ipynb #4fb0052b
 def main(
     order: str,  # JSON: host, port, only, controller, leash
 ) -> None:
     "Entry point of the server's own interpreter; settings come from the environment."
     told = json.loads(order)
-    sys.modules.setdefault("pandas", None)  # pyarrow imports it where it is installed, at the first list that it meets
+    without_pandas()
     try:
         sys.exit(run(load(os.devnull), told["host"], told["port"], told["only"], told["controller"], told["leash"]))
     except CannotDo as error:
