@@ -22,9 +22,12 @@ from seatrial.base.settings import CannotDo
 from seatrial.engine import bundle as bundles
 from seatrial.registry.manifest import Shelf
 from seatrial.rollout.trial import Gate, Plan, plan_to_dict
+from seatrial.serve.answers import unloading
 from seatrial.serve.arrival import absent, came_back, forgotten, lost
 from seatrial.serve.batching import draw
+from seatrial.serve.call import Call
 from seatrial.serve.computation import answered
+from seatrial.serve.contract import found
 from seatrial.serve.intake import taker
 from seatrial.serve.lane import keep
 from seatrial.serve.office import closed, holding, opened, prepare
@@ -354,3 +357,16 @@ def test_a_table_that_no_parser_survives_is_told_and_the_next_sound_one_is_follo
         assert router.route("sum", "u").version == "1.0.0" and len(caplog.records) == 1
         aliases.write_text(sound.replace('"champion":"1.0.0"', '"champion":"1.1.0"'))
         assert refresh(router) and router.trouble == "" and router.route("sum", "u").version == "1.1.0"
+
+
+def test_two_operators_who_unload_a_model_at_once_are_both_heard(quay):
+    route, places = found("POST", "/v2/repository/models/sum/unload")
+
+    async def story():
+        async with quay[1]() as office:
+            calls = [Call(route, places, {}, "127.0.0.1", body=b"{}", whole=True) for _ in range(3)]
+            said = await asyncio.gather(*[unloading(office, call) for call in calls])
+            assert [one.status for one in said] == [200] * 3 and not quay[0].engines
+            assert json.loads(await predicted(office, SUM, tensor([[1, 2]])))["outputs"][0]["data"] == [3]
+
+    asyncio.run(story())
