@@ -263,6 +263,18 @@ def test_the_access_log_has_a_line_for_each_call(harbour):
     assert "no model named" in bad[-1]["error"]
 
 
+def test_a_call_that_its_client_traces_leaves_its_spans_answered_or_refused(tmp_path):
+    shelve(tmp_path / "artifacts", {"sum": {"1.0.0": [1.0, 1.0]}})
+    spans, traces = tmp_path / "spans.jsonl", [f"{k:032x}" for k in (10, 11)]
+    its = at_two_doors(tmp_path / "artifacts", SEATRIAL_TRACE_URL=str(spans), SEATRIAL_TRACE_SHARE="0")
+    with launch(settings=its, port=0, log=tmp_path / "log"), line(its.serve.grpc_port) as channel:
+        infer = channel.unary_unary(f"/{SERVICE}/ModelInfer")
+        for trace, rows in zip(traces, ([[1, 2]], [[1, 2, 3]]), strict=True):
+            how = {"metadata": [("traceparent", f"00-{trace}-00000000000000aa-01")], "timeout": 20}
+            ended(lambda how=how, rows=rows: infer(question(rows).SerializeToString(), **how))
+    assert all(trace in spans.read_text() for trace in traces)
+
+
 def test_a_priority_that_is_none_and_a_timeout_in_the_past_are_refused(harbour):
     _, _, channel = harbour
     status, sentence = ended(lambda: call(channel, "ModelInfer", question([[1, 2]], priority=-1)))

@@ -29,7 +29,7 @@ __all__ = ['ACTIONS', 'SERVICE', 'RIGHTS', 'METHODS', 'STATUSES', 'NOT_READY', '
            'awaited', 'sooner', 'inferred', 'understood', 'told', 'exchanged', 'entry', 'answered', 'trailing',
            'streamed', 'in_order']
 
-# %% ../../../nbs/serve/62_rpc.ipynb #f459a23b
+# %% ../../../nbs/serve/62_rpc.ipynb #84d0c650
 import asyncio
 import time
 from collections import deque
@@ -47,13 +47,14 @@ from .arrival import forgotten, noted, noticed
 from .call import Call
 from .contract import ROUTES, Route
 from .envelope import answer, asked, parameters
-from .front import fault, key_of
+from .front import FOLLOWED, fault, key_of
 from .guard import Pass, let
 from .messages import PACKAGE, classes, read, wrapped
 from .office import Office
 from .passage import asked_for, settle
 from .protocol import Address, Refused, Request
 from .ticket import Plain
+from .trace import unserved
 from .turn import Job
 
 # %% ../../../nbs/serve/62_rpc.ipynb #fedc3810
@@ -102,16 +103,17 @@ def called(
     headers = [(name.encode(), value if isinstance(value, bytes) else value.encode()) for name, value in metadata or ()]
     return Call(METHODS[method], {}, headers, address_of(peer), body=body, whole=True)
 
-# %% ../../../nbs/serve/62_rpc.ipynb #baa77674
+# %% ../../../nbs/serve/62_rpc.ipynb #24413adb
 async def awaited(
     office: Office,  # what all requests share
     place: Address,  # model, maybe version
     request: Request,
     *terms: Any,  # priority, seconds until it is too late (None: the server's)
+    follow: Any = None,  # of a trace
 ) -> Plain:
     "Ask for a prediction, and wait for its arrays."
     future = asyncio.get_running_loop().create_future()
-    job = asked_for(office, place, request, partial(settle, future), None, True, *terms)
+    job = asked_for(office, place, request, partial(settle, future), None, True, *terms, follow=follow)
     if asyncio.iscoroutine(job):
         job = await job
     try:
@@ -131,7 +133,7 @@ def sooner(
         raise Refused(504, "the deadline must lie ahead, and it had passed when the call arrived")
     return min(known, default=None)
 
-# %% ../../../nbs/serve/62_rpc.ipynb #f59d9a34
+# %% ../../../nbs/serve/62_rpc.ipynb #8e1b1506
 async def inferred(
     office: Office,  # what all requests share
     call: Call,
@@ -143,7 +145,7 @@ async def inferred(
     call.places = {"model": place.model, "version": place.version, "id": message.id}
     wanted = asked(message)
     terms = wanted.priority, sooner(wanted.timeout_s, left_s)
-    plain = await awaited(office, place, wanted.request, *terms)
+    plain = await awaited(office, place, wanted.request, *terms, follow=call.follow)
     call.places |= {"version": plain.key[1], "id": plain.ticket.id, "variant": plain.ticket.route.variant}
     return answer(heading(plain), plain.outputs, wanted).SerializeToString()
 
@@ -186,21 +188,25 @@ async def told(
     document = orjson.loads(said.body)
     return wrapped(name, SHAPES[action](said.status, document) if action in SHAPES else document)
 
-# %% ../../../nbs/serve/62_rpc.ipynb #6a0a1d5b
+# %% ../../../nbs/serve/62_rpc.ipynb #884d3fbd
 async def exchanged(
     office: Office,  # what all requests share
     call: Call,
     left_s: float | None = None,  # until the client's deadline; None: it has none
 ) -> tuple[bytes | Refused, Pass | None]:  # the answer; the guard's pass
     "One call and its answer."
-    passed = None
+    passed, began_s = None, time.monotonic()
     try:
+        if office.traced is not None and call.route.action in FOLLOWED:
+            call.follow = office.traced.follow(call.header(b"traceparent").encode("latin-1"))
         passed = let(office.guard, call.headers, call.address, call.route.right)
         return await (inferred if call.route.action == "infer" else told)(office, call, left_s), passed
     except Exception as error:
         trouble = fault(error).with_traceback(None)  # which holds this frame, and with it the message
         trouble.__context__ = None
     noticed(office, trouble)
+    if call.follow is not None:
+        unserved(office.traced, call.follow, began_s, trouble.sentence)
     return trouble, passed
 
 # %% ../../../nbs/serve/62_rpc.ipynb #5b82936d
