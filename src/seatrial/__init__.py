@@ -34,6 +34,7 @@ Modules:
 - `seatrial.client.connection`: How does a request travel on an event loop, at little cost to the one who asks?
 - `seatrial.client.dialogue`: What does a client say to a server, sync or async?
 - `seatrial.client.load`: What does a server do under a stated load, and how sure is its 99th percentile?
+- `seatrial.client.message`: What does a request look like on the wire, and when is a reply complete?
 - `seatrial.client.patience`: When does asking again help, and when does it keep a server on its knees?
 - `seatrial.client.question`: How do arrays become a request, and a response arrays again, without anybody naming a datatype?
 - `seatrial.client.replay`: How do we ask a server as its users do, a thousand times, and believe the latencies?
@@ -67,9 +68,11 @@ Modules:
 - `seatrial.engine.export`: How does a trained model, from whatever library, become a graph?
 - `seatrial.engine.fit`: Which form of a model deserves to be served on this machine?
 - `seatrial.engine.fuse`: When is one large operation faster than eleven small ones?
+- `seatrial.engine.lengths`: Of a batch of texts, which ones should be computed together?
 - `seatrial.engine.levels`: What is worth trying, if what counts is speed, or memory, or both?
 - `seatrial.engine.memory`: How many rows fit, and how is that found out without dying of it?
 - `seatrial.engine.narrow`: What if only the weights get smaller, to a byte, half a byte, or half a float?
+- `seatrial.engine.pace`: What will a batch cost, and how soon is it known that the machine has become slower?
 - `seatrial.engine.pack`: How much of a batch is padding, and who says that it must be computed?
 - `seatrial.engine.parity`: Is the graph that will serve really the model that was trained?
 - `seatrial.engine.preparation`: How does text become numbers, without a line of code travelling with the model?
@@ -82,11 +85,13 @@ Modules:
 - `seatrial.engine.sensitive`: Which few layers spoil the answers of all, and what does it cost to let them off?
 - `seatrial.engine.session`: What must be said to ONNX Runtime before it may run a graph?
 - `seatrial.engine.signature`: What may a stranger send, and what does a refusal have to say?
+- `seatrial.engine.sizes`: How does an engine that was built for batches of 4 and 8 answer 1, 5 or 11 rows?
 - `seatrial.engine.static`: Can the range of a layer's activations be known before they come?
 - `seatrial.engine.surgery`: How is a graph changed without changing its answers?
 - `seatrial.engine.tensorrt`: When may an engine that took minutes to build be used again?
 - `seatrial.engine.translate`: How does a model become a graph, whatever library it was trained in?
 - `seatrial.engine.trees`: Can gradient boosting leave Python without a single row falling into another leaf?
+- `seatrial.engine.watching`: Which numbers of a request are worth remembering, and what does it cost to take them down?
 - `seatrial.model.aspects`: How good is a piece of content, which aspect says so, and what if one of them is missing?
 - `seatrial.model.calibrated`: How does a promise about probabilities get into the file that serves?
 - `seatrial.model.card`: What should somebody know who decides about a model without having built it?
@@ -108,30 +113,39 @@ Modules:
 - `seatrial.report.template`: What can a report be told, and how is a typing mistake found before it costs ten minutes?
 - `seatrial.rollout.canary`: When does a new version get more traffic, and when is it taken off?
 - `seatrial.rollout.evidence`: What did each variant do, counted in people and not in clicks?
+- `seatrial.rollout.memory`: What do all decisions so far amount to, and is anything left to be done?
 - `seatrial.rollout.split`: Who gets which version, and can anybody be moved back?
 - `seatrial.rollout.trial`: What is being tried, how far has it come, and who says so?
 - `seatrial.serve.access`: Who asked what, when, and how did it end, at a price that a busy server can pay?
 - `seatrial.serve.admission`: Who may wait, and who is told at once to come back later?
+- `seatrial.serve.annex`: How does a server open a second door, for gRPC, and what does it cost while it is shut?
 - `seatrial.serve.answers`: What is said to each thing that may be asked, in the dialect of whoever asks?
 - `seatrial.serve.arrival`: What is owed to a request when its batch comes back, and what when it never does?
 - `seatrial.serve.batching`: Many models, several workers, one queue: what runs next, and who is told to come back later?
 - `seatrial.serve.berth`: Where does a worker come from, on which device does it lie, and how soon is the next one there?
 - `seatrial.serve.binary`: How do tensors travel as the bytes that they are, and what else does a Triton client say?
+- `seatrial.serve.bond`: How does a keeper know what its worker was doing when it died, and how does neither outlive the other?
 - `seatrial.serve.breaker`: When should a server stop asking a version that fails, and how does it find out that it works again?
 - `seatrial.serve.cache`: Which answers need not be computed, because they just were?
 - `seatrial.serve.call`: How does a request that comes in pieces, packed, late or not at all become something to answer?
 - `seatrial.serve.census`: What is counted of a batch, and what is said of it to those who follow a request?
+- `seatrial.serve.companion`: Who runs beside a server, only while there is something to do?
 - `seatrial.serve.computation`: What happens to a batch between the lane and the engine, and who is to blame when it fails?
 - `seatrial.serve.contract`: What may be asked of a server, by whom, and how does a machine read that?
 - `seatrial.serve.dashboard`: Which questions does somebody ask who is on call, and does each picture really ask the server?
 - `seatrial.serve.desk`: What do all connections of a process share, and how does one answer leave?
+- `seatrial.serve.detour`: Which way does a request take when the version that was meant is not there, or is known to fail?
 - `seatrial.serve.encoding`: How does a server read what was compressed without being flooded by it?
+- `seatrial.serve.envelope`: How do tensors get into messages and out again, without a guess on the way?
 - `seatrial.serve.exposition`: What does a server tell whoever watches it, and how does a dashboard know that it asks for what is told?
+- `seatrial.serve.fallback`: Who answers when the version that was meant cannot, and how is that never taken for its prediction?
+- `seatrial.serve.fleet`: How do several processes start, serve and fail as if they were one?
 - `seatrial.serve.frames`: How do arrays of many requests travel between two processes without being touched?
 - `seatrial.serve.front`: How does HTTP come in, and how does everything leave as one response?
 - `seatrial.serve.gauge`: What is true at this moment that nobody counts?
 - `seatrial.serve.gossip`: How does one process answer for all of them?
 - `seatrial.serve.guard`: What is asked of a request before anybody reads what it wants?
+- `seatrial.serve.household`: What does a server's main process do all day, and how does it leave the house in order?
 - `seatrial.serve.inquest`: A worker has died: was it murder, an accident or a habit?
 - `seatrial.serve.intake`: How does a body become memory that a model can read, in a few microseconds and without being trusted?
 - `seatrial.serve.keeper`: When a worker dies, who starts the next one, how soon, and when not any more?
@@ -139,19 +153,28 @@ Modules:
 - `seatrial.serve.lane`: How do a thousand small requests reach a few models without a thousand messages?
 - `seatrial.serve.limits`: How much may one client ask before others suffer, and what does a polite client need to know?
 - `seatrial.serve.logbook`: What is put on record about a batch of answers, before anybody hears them?
+- `seatrial.serve.messages`: How is the protocol written as numbered fields, so that clients without JSON can speak it?
 - `seatrial.serve.metrics`: What does it cost to count every request, and what may be left to the moment when somebody asks?
 - `seatrial.serve.office`: What does a server know before anybody asks, and what must it ask only once?
 - `seatrial.serve.openapi`: How does somebody who has never seen this server find out how to talk to it?
+- `seatrial.serve.outcome`: What became of a prediction, and how is it told exactly once?
 - `seatrial.serve.passage`: What happens to a request between its body and its answer, and who steps in when something fails?
-- `seatrial.serve.pool`: Which models may stay in memory, and who has to go when another one comes?
+- `seatrial.serve.pool`: How large is a model, when does it count as loaded, and how does it leave without anybody noticing?
 - `seatrial.serve.protocol`: What may a client say, and what does it hear when it says it wrong?
 - `seatrial.serve.ragged`: Which requests may share a batch, and how does nobody notice?
 - `seatrial.serve.recall`: When may a request be answered without being computed?
+- `seatrial.serve.reception`: What can be said without asking a model: is the server well, what does it hold, and what has it counted?
 - `seatrial.serve.redact`: What may a log remember of the people whose requests it saw?
+- `seatrial.serve.remedy`: What becomes of a request that its version could not answer?
 - `seatrial.serve.repository`: What does a server say of the models it has, how they are doing, and what may be asked of them?
 - `seatrial.serve.routing`: Which version answers this request, and how soon does every server know that it changed?
+- `seatrial.serve.rpc`: What may be called over gRPC, and how is it the same server as over HTTP?
 - `seatrial.serve.scoring`: How do tables become tensors, so that what scored against MLflow's server scores here?
-- `seatrial.serve.server`: How do several processes start, serve, fail and stop as if they were one?
+- `seatrial.serve.server`: How is a server started, awaited and stopped?
+- `seatrial.serve.spans`: How do spans leave a process that has no time for them?
+- `seatrial.serve.stream`: How much may one connection ask for before it is answered, and how long may it take?
+- `seatrial.serve.switchboard`: How do calls of gRPC get from a connection to an answer, inside a loop that belongs to somebody else?
+- `seatrial.serve.tenancy`: Which models may stay in memory, and who has to go when another one comes?
 - `seatrial.serve.ticket`: What must be remembered of a request while it is away, and how is it told the answer?
 - `seatrial.serve.trace`: Where did this one slow request spend its time, and who else was in its batch?
 - `seatrial.serve.turn`: Of all who wait for one model, who goes next, and how long will it take?

@@ -1,6 +1,6 @@
 """What does a person type to serve, to ask, and to hand out keys?
 
-**Method.** The verbs around a running server: `serve` becomes one; `predict` answers, here or from a server; `key` hands out and takes back the keys of its callers ([Keys](../serve/06_keys.ipynb)); `dashboard` writes what Grafana shows and can try it on a live server ([Dashboard](../serve/31_dashboard.ipynb)).
+**Method.** The verbs around a running server: `serve` becomes one; `predict` answers, here or from a server; `key` hands out and takes back the keys of its callers ([Keys](../serve/07_keys.ipynb)); `dashboard` writes what Grafana shows and can try it on a live server ([Dashboard](../serve/34_dashboard.ipynb)).
 
 Each is a function that [the command line](07_cli.ipynb) registers. The exit status says how it went: 0 done, 1 a query of the dashboard found nothing, 2 wrong usage, 3 it could not be done.
 

@@ -2,7 +2,7 @@
 
 **Method.** The client has two things that a person at a keyboard has not: the model's signature, and values. So it need not guess: it converts each input to the datatype that the signature names, adds the dimension of rows where a single row came without it, and writes the request of the Open Inference Protocol.
 
-Numbers travel as JSON or as the bytes that they are (the binary extension, [Binary](../serve/03_binary.ipynb)). JSON is shorter to explain and can be read in a log; from a few hundred bytes on the bytes are faster, from 4 kB on clearly so, so that is where the client changes over, unless it is told otherwise. Text is almost as fast in JSON and stays there. JSON has no word for infinity or for what is not a number: such values travel as bytes, however few they are.
+Numbers travel as JSON or as the bytes that they are (the binary extension, [Binary](../serve/04_binary.ipynb)). JSON is shorter to explain and can be read in a log; from a few hundred bytes on the bytes are faster, from 4 kB on clearly so, so that is where the client changes over, unless it is told otherwise. Text is almost as fast in JSON and stays there. JSON has no word for infinity or for what is not a number: such values travel as bytes, however few they are.
 
 Everything here is pure: bytes to arrays and back. Sockets begin in [Client](05_blocking.ipynb).
 

@@ -1,6 +1,6 @@
 """How does a request that comes in pieces, packed, late or not at all become something to answer?
 
-**Method.** An ASGI server gives a request as a description (the *scope*) and a stream of events. Before anybody answers, it becomes a `Call`: the route that the [Contract](11_contract.ipynb) found for it, the names in its path, its headers by name, and its body, whole and without its encoding. Every way in which this can fail has a status:
+**Method.** An ASGI server gives a request as a description (the *scope*) and a stream of events. Before anybody answers, it becomes a `Call`: the route that the [Contract](12_contract.ipynb) found for it, the names in its path, its headers by name, and its body, whole and without its encoding. Every way in which this can fail has a status:
 
 | what | status |
 |---|---|

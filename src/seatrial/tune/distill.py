@@ -6,7 +6,7 @@ $$g_i = (1 - \tau_i)\, t_i + \tau_i\, y_i, \qquad \tau_i = \tau \text{ where lab
 
 For squared error, learning from the mixture and from the weighted sum of both losses is the same, up to a constant that no weight changes; for cross-entropy exactly.
 
-The student is kept only if two things are *shown*. It is at least $f$ times as fast at every batch size: the lower end of the interval of [race](../engine/27_race.ipynb), preparation included. And it has at least the share $c$ of the teacher's $R^2$ (for targets 0 and 1, Brier's skill). As $R^2 = 1 - \overline{e^2} / \overline{(y - \bar y)^2}$, that is $\overline{z} \le 0$ of one number a row,
+The student is kept only if two things are *shown*. It is at least $f$ times as fast at every batch size: the lower end of the interval of [race](../engine/31_race.ipynb), preparation included. And it has at least the share $c$ of the teacher's $R^2$ (for targets 0 and 1, Brier's skill). As $R^2 = 1 - \overline{e^2} / \overline{(y - \bar y)^2}$, that is $\overline{z} \le 0$ of one number a row,
 
 $$z_i = e_{i,\text{student}}^2 - c\, e_{i,\text{teacher}}^2 - (1 - c)(y_i - \bar y)^2$$
 

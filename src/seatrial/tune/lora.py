@@ -4,7 +4,7 @@ r"""How many numbers must change for an encoder to learn a new task?
 
 $$h = W_0 x + \frac{\alpha}{r} B A x, \qquad B \in \mathbb{R}^{d \times r},\; A \in \mathbb{R}^{r \times k},\; r \ll \min(d, k)$$
 
-$A$ starts random and $B$ at zero, so that the network begins as it was. Only $A$, $B$ and the head train, by `seatrial.tune.training`. Afterwards the product is added to the weights, $W = W_0 + \frac{\alpha}{r} B A$, and nothing of it is left in the network: the merged one has the shape, the speed and the export of the plain one. Its answers before and after merging are compared on the validation rows, by the distance of [parity](../engine/13_parity.ipynb), and a merge that strays by more than the tolerance is refused.
+$A$ starts random and $B$ at zero, so that the network begins as it was. Only $A$, $B$ and the head train, by `seatrial.tune.training`. Afterwards the product is added to the weights, $W = W_0 + \frac{\alpha}{r} B A$, and nothing of it is left in the network: the merged one has the shape, the speed and the export of the plain one. Its answers before and after merging are compared on the validation rows, by the distance of [parity](../engine/17_parity.ipynb), and a merge that strays by more than the tolerance is refused.
 
 Assumed: what the task needs to change is of low rank. That is an empirical matter, and this notebook looks.
 
