@@ -335,7 +335,8 @@ def test_who_calls_too_often_is_told_when_to_come_back(fort):
     with pytest.raises(grpc.RpcError) as refusal:
         infer(body, **how)
     assert refusal.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert int(dict(refusal.value.trailing_metadata())["retry-after"]) >= 1
+    told = dict(refusal.value.trailing_metadata())
+    assert int(told["retry-after"]) >= 1 and told["ratelimit"].startswith('"default";r=0;t=')
 
 
 # What goes wrong

@@ -64,6 +64,7 @@ def test_a_refusal_says_who_what_and_when_and_carries_retry_after():
     with pytest.raises(Refused, match=r"from web: the limit is guard.rate_per_s=0.5 and guard.rate_burst=1") as refused:
         admit(limiter, "web", 0.0)
     assert (refused.value.status, refused.value.retry_after_s) == (429, 2)
+    assert dict(refused.value.fields) == {b"ratelimit-policy": b'"default";q=1;w=2', b"ratelimit": b'"default";r=0;t=2'}
 
 
 def test_the_fields_tell_policy_and_what_is_left():

@@ -130,7 +130,7 @@ def told(
     "An answer in JSON."
     return Said(orjson.dumps(document), status)
 
-# %% ../../../nbs/serve/44_call.ipynb #1a02dd6b
+# %% ../../../nbs/serve/44_call.ipynb #8bdc5af5
 def refusal(
     problem: Refused,
     body: bytes | None = None,  # None: as the Open Inference Protocol says it
@@ -138,6 +138,7 @@ def refusal(
 ) -> Said:
     "A refusal, as it leaves."
     headers = [(b"retry-after", b"%d" % max(1, round(problem.retry_after_s)))] if problem.retry_after_s else []
+    headers += problem.fields
     if problem.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
     if close:

@@ -70,12 +70,13 @@ class Silence:
     def set(self) -> None:
         "Wake nobody."
 
-# %% ../../../nbs/serve/54_desk.ipynb #9b368885
+# %% ../../../nbs/serve/54_desk.ipynb #16edb6da
 class Turn:
     "One request on the short way, from its last byte to its answer."
 
     __slots__ = (
-        "began_s", "disconnected", "follow", "job", "keep_alive", "passed", "response_complete", "size", "ticket", "wire",
+        "began_s", "disconnected", "follow", "job", "keep_alive", "passed", "response_complete", "size", "ticket",
+        "wire",
     )  # fmt: skip
     message_event = Silence()
 
@@ -124,7 +125,7 @@ def answer(
         noted(office, entry(turn, status, len(body), "" if status == 200 else problem.sentence))
     wire.on_response_complete()
 
-# %% ../../../nbs/serve/54_desk.ipynb #19daa48e
+# %% ../../../nbs/serve/54_desk.ipynb #50e472c5
 def refusal_head(
     problem: Refused,  # what is wrong
     lines: list[tuple[bytes, bytes]],  # headers that all responses have
@@ -133,6 +134,7 @@ def refusal_head(
     more = b"www-authenticate: Bearer\r\n" if problem.status == 401 else b""
     if problem.retry_after_s:
         more += b"retry-after: %d\r\n" % problem.retry_after_s
+    more += b"".join([b"%b: %b\r\n" % field for field in problem.fields])
     return b"%b%bcontent-length: " % (head(problem.status, lines), more)
 
 # %% ../../../nbs/serve/54_desk.ipynb #f5f4bd65

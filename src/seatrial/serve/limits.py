@@ -88,7 +88,7 @@ def fields(
     state = b'"default";r=%d;t=%d' % (said.left, wait_s)
     return [(b"ratelimit-policy", limiter.policy), (b"ratelimit", state)]
 
-# %% ../../../nbs/serve/08_limits.ipynb #2f47cfeb
+# %% ../../../nbs/serve/08_limits.ipynb #e293a845
 def admit(
     limiter: Limiter,  # with a rate
     client: str,  # a key's id, or an address
@@ -99,7 +99,7 @@ def admit(
     if not said.let_in:
         rule = f"guard.rate_per_s={limiter.rate:g} and guard.rate_burst={limiter.burst}"
         sentence = f"too many requests from {client}: the limit is {rule}; come back in {said.wait_s:.2g} s"
-        raise Refused(429, sentence, retry_after_s=max(1, int(-(-said.wait_s // 1))))
+        raise Refused(429, sentence, max(1, int(-(-said.wait_s // 1))), fields(limiter, said))
     return said
 
 # %% ../../../nbs/serve/08_limits.ipynb #d7cc9285

@@ -13,9 +13,9 @@ Docs: https://seatrial.github.io/seatrial/serve/protocol.html.md"""
 __all__ = ['SERVER_PATHS', 'ACCEPTS', 'NAMES', 'Refused', 'Address', 'address', 'guessed', 'truths', 'typed', 'strings', 'shown',
            'tensor', 'Request', 'word', 'parsed', 'formed', 'request', 'matched', 'chosen', 'answer', 'values']
 
-# %% ../../../nbs/serve/01_protocol.ipynb #94e9f9a7
+# %% ../../../nbs/serve/01_protocol.ipynb #429c5ef0
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -25,7 +25,7 @@ import orjson
 
 from ..engine.signature import DATATYPES
 
-# %% ../../../nbs/serve/01_protocol.ipynb #8faa4247
+# %% ../../../nbs/serve/01_protocol.ipynb #787190af
 class Refused(ValueError):
     "A request that gets no prediction: an HTTP status and one sentence."
 
@@ -34,9 +34,10 @@ class Refused(ValueError):
         status: int,  # HTTP status, 400 to 599
         sentence: str,  # names the thing, the rule and the value
         retry_after_s: float | None = None,  # when asking again may help, seconds
+        fields: Iterable[tuple[bytes, bytes]] = (),  # further headers of the response
     ):
         super().__init__(sentence)
-        self.status, self.sentence, self.retry_after_s = status, sentence, retry_after_s
+        self.status, self.sentence, self.retry_after_s, self.fields = status, sentence, retry_after_s, fields
 
     def body(self) -> bytes:  # JSON
         "What the client reads."

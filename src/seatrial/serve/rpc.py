@@ -238,13 +238,14 @@ async def answered(
         noted(office, entry(call, said, passed, began_s, size))
     return said, passed
 
-# %% ../../../nbs/serve/60_rpc.ipynb #2a669a15
+# %% ../../../nbs/serve/60_rpc.ipynb #73976dc3
 def trailing(
     said: bytes | Refused,
     passed: Pass | None,
 ) -> list[tuple[str, str]]:  # names in lower case
     "The metadata of an answer."
-    fields = [(name.decode().lower(), value.decode()) for name, value in passed.fields] if passed else []
+    told = (*(passed.fields if passed else ()), *(said.fields if isinstance(said, Refused) else ()))
+    fields = [(name.decode().lower(), value.decode()) for name, value in told]
     if isinstance(said, Refused) and said.retry_after_s:
         fields.append(("retry-after", f"{max(1, round(said.retry_after_s))}"))
     return fields
