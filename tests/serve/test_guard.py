@@ -37,6 +37,15 @@ def test_probes_are_let_in_whatever_was_set(tmp_path):
     assert [status(guard, [], "203.0.113.9", "") for _ in range(5)] == [200] * 5
 
 
+def test_a_probe_is_enough_to_notice_that_the_keys_are_gone(tmp_path):
+    its = home(tmp_path)
+    add(keys_path(its), "x", "predict")
+    guard = Guard(its, clock=itertools.count(1.0).__next__)
+    keys_path(its).unlink()
+    assert status(guard, [], "203.0.113.9", "") == 200 and "is gone" in guard.ring.trouble
+    assert status(guard, [], "127.0.0.1", "predict") == 401
+
+
 def test_a_key_is_limited_wherever_it_comes_from_and_others_are_not(tmp_path):
     settings = home(tmp_path, rate_per_s=1.0, rate_burst=2)
     keys = [add(keys_path(settings), name, "predict").encode() for name in "ab"]

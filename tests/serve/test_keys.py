@@ -110,6 +110,27 @@ def test_a_file_that_turns_bad_leaves_the_last_keys_in_force_until_it_is_good_ag
     assert may(ring, secret, "predict", now=2.0) == 401 and not ring.trouble
 
 
+def test_a_file_that_is_gone_leaves_the_last_keys_in_force_until_one_is_there_again(path):
+    secret = add(path, "x", "predict").encode()
+    ring, good = Keyring(path, look_s=0.0), path.read_text()
+    path.unlink()
+    for now in (0.0, 1.0):
+        asked = (
+            may(ring, secret, "predict", now=now),
+            may(ring, b"", "predict", now=now),
+            may(ring, b"", "operate", HERE),
+        )
+        assert asked == (200, 401, 401) and ring.trouble.startswith(f"{path.name} is gone")
+    path.write_text(good)
+    assert may(ring, secret, "predict", now=2.0) == 200 and not ring.trouble
+    path.unlink()
+    assert may(ring, secret, "predict", now=3.0) == 200 and ring.trouble
+    path.write_text(json.dumps(json.loads(good) | {"keys": []}))
+    assert may(ring, secret, "predict", now=4.0) == 401 and may(ring, b"", "predict", now=4.0) == 401
+    path.unlink()
+    assert may(ring, b"", "predict", now=5.0) == 401 and may(Keyring(path), b"", "predict") == 200
+
+
 @pytest.mark.parametrize(("name", "role"), [("", "predict"), ("x" * 65, "predict"), ("a\nb", "predict"), ("x", "root")])
 def test_a_key_needs_a_name_and_a_known_role(name, role):
     with pytest.raises(ValueError, match="must"):

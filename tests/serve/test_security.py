@@ -376,6 +376,17 @@ def test_no_key_is_found_in_anything_that_is_written_or_said(tmp_path):
         assert not [content for content in told if secret in content]
 
 
+def test_keys_whose_file_is_gone_stay_in_force_and_health_says_so(tmp_path):
+    shelve(tmp_path, MODELS)
+    its = settings_for(tmp_path)
+    key = add(keys_path(its), "shop", "predict")
+    with launch(settings=its, port=0, log=tmp_path / "log") as running, Speaker(running.url) as speaker:
+        keys_path(its).unlink()
+        until(lambda: "keys.json is gone" in speaker.say(b"", "/health", "GET")[2].decode())
+        path = "/v2/models/sum/infer"
+        assert [speaker.say(BODIES["Infer"], path, "POST", who)[0] for who in ((), bearer(key))] == [401, 200]
+
+
 def test_who_asks_too_often_is_told_when_to_come_back(tmp_path):
     shelve(tmp_path, MODELS)
     its = settings_for(tmp_path, SEATRIAL_GUARD_RATE_PER_S="0.5", SEATRIAL_GUARD_RATE_BURST="6")
@@ -387,10 +398,7 @@ def test_who_asks_too_often_is_told_when_to_come_back(tmp_path):
             content = BODIES["Table" if "invocations" in path else "Infer"]
             answers = [speaker.say(content, path, "POST", bearer(key)) for _ in range(12)]
             assert [status for status, _, _ in answers[:6]] == [200] * 6 and answers[-1][0] == 429
-            left = [
-                int(re.fullmatch(r'"default";r=(\d+);t=\d+', h["ratelimit"])[1])
-                for _, h, _ in answers
-            ]
+            left = [int(re.fullmatch(r'"default";r=(\d+);t=\d+', h["ratelimit"])[1]) for _, h, _ in answers]
             assert left[:6] == [5, 4, 3, 2, 1, 0] and left[-1] == 0
             assert {h["ratelimit-policy"] for _, h, _ in answers} == {'"default";q=6;w=12'}
             refused = [answer for answer in answers if answer[0] == 429]

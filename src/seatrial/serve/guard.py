@@ -61,7 +61,7 @@ class Guard:
         self.ring = Keyring(keys_path(settings), min(0.5, settings.serve.poll_interval_s))
         self.limiter, self.clock = limiter(settings), clock
 
-# %% ../../../nbs/serve/09_guard.ipynb #61bd1f63
+# %% ../../../nbs/serve/09_guard.ipynb #4a1a590e
 def let(
     guard: Guard,
     headers: Iterable[tuple[bytes, bytes]],  # of the request, names in lower case
@@ -69,9 +69,11 @@ def let(
     right: str,  # that is needed; empty: none
 ) -> Pass | None:  # None: nothing is asked of anybody here
     "Let a request in, or refuse it: 401, 403, 429."
-    if not right:
-        return None
     now_s = guard.clock()
+    if not right:
+        if now_s >= guard.ring.next_s:
+            guard.ring.refresh(now_s)
+        return None
     who = caller(guard.ring, presented(headers), address, now_s)
     allow(who, right)
     if guard.limiter is None:

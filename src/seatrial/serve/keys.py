@@ -9,7 +9,7 @@
 | `operate` | both, and load and unload versions |
 | `admin` | everything |
 
-While there is no such file, anybody may predict and observe, and only this machine may operate: a laptop needs no keys, and a server on the network is not operated by strangers. With the first key, nothing is open any more but the questions of a probe (`/health`, live, ready) and the description of the interface, and that stays so when the last key is taken back.
+As long as there was no such file, anybody may predict and observe, and only this machine may operate: a laptop needs no keys, and a server on the network is not operated by strangers. With the first key, nothing is open any more but the questions of a probe (`/health`, live, ready) and the description of the interface. That stays so when the last key is taken back, and also when the file is gone while the server runs: a disk that was unmounted must not open what was closed.
 
 Docs: https://seatrial.github.io/seatrial/serve/keys.html.md"""
 
@@ -17,7 +17,8 @@ Docs: https://seatrial.github.io/seatrial/serve/keys.html.md"""
 
 # %% auto #0
 __all__ = ['RIGHTS', 'NOBODY', 'DUMMY', 'OPEN', 'LOCAL', 'UNKNOWN', 'Key', 'digest', 'made', 'sound', 'read_keys', 'write_keys',
-           'add', 'revoke', 'is_open', 'Caller', 'presented', 'Keyring', 'is_local', 'stranger', 'caller', 'allow']
+           'add', 'revoke', 'is_open', 'Caller', 'presented', 'reread', 'Keyring', 'is_local', 'stranger', 'caller',
+           'allow']
 
 # %% ../../../nbs/serve/07_keys.ipynb #0f3d5005
 import hashlib
@@ -175,7 +176,20 @@ def presented(
             return value[7:].strip()
     return b""
 
-# %% ../../../nbs/serve/07_keys.ipynb #42d57bd7
+# %% ../../../nbs/serve/07_keys.ipynb #6c89c697
+def reread(
+    path: Path,  # of the file
+    open: bool,  # whether no keys are in force
+) -> tuple[dict[str, Key], bool]:  # the keys; whether there are none to be in force
+    "The keys of a file that may be gone."
+    keys = read_keys(path)
+    gone = not keys and is_open(path)
+    if gone and not open:
+        advice = "put it back, or start the server again to do without keys"
+        raise CannotDo(f"{path} is gone, and what was in it stays in force: {advice}")
+    return keys, gone
+
+# %% ../../../nbs/serve/07_keys.ipynb #b61c14a1
 class Keyring:
     "The keys of a server."
 
@@ -185,7 +199,8 @@ class Keyring:
         look_s: float = 0.5,  # between two looks at it
     ):
         self.path, self.look_s, self.trouble = path, look_s, ""
-        self.seen, self.next_s, self.keys, self.open = None, -1.0, {}, True
+        self.seen, self.keys, self.open = None, {}, True
+        self.refresh(-1.0 - look_s)  # what is in force at the start holds, should the file be gone at the next look
 
     def refresh(
         self,
@@ -201,9 +216,9 @@ class Keyring:
         except OSError:  # reading it will say what is wrong
             seen = ()
         if seen != self.seen or self.trouble:
-            self.trouble = ""
             try:
-                self.keys, self.open, self.seen = read_keys(self.path), seen is None, seen
+                self.keys, self.open = reread(self.path, self.open)
+                self.seen, self.trouble = seen, ""
             except CannotDo as error:
                 self.trouble, self.open = str(error).replace(str(self.path), self.path.name), False  # /health says it
 
