@@ -17,7 +17,7 @@ __all__ = ['LARGE', 'EXTENSIONS', 'ANSWERS', 'WAITING', 'where', 'plainly', 'inf
            'marks', 'stats', 'config', 'index', 'loading', 'unloading', 'outcomes', 'model', 'is_ready', 'server',
            'live', 'version', 'described_for_machines', 'described_for_people']
 
-# %% ../../../nbs/serve/53_answers.ipynb #47352224
+# %% ../../../nbs/serve/53_answers.ipynb #a133884d
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
@@ -45,6 +45,7 @@ from seatrial.serve.reception import (  # noqa: F401 (some for those who import 
     signed,
 )
 from .ticket import Plain, Ticket
+from .vigil import revived
 
 # %% ../../../nbs/serve/53_answers.ipynb #b27e1d1e
 def where(
@@ -179,7 +180,7 @@ async def index(
     versions = {name: policy.versions for name, policy in office.router.table.items()}
     return told(repository.index(versions, held, asked.get("ready", False)))
 
-# %% ../../../nbs/serve/53_answers.ipynb #f52a7ca5
+# %% ../../../nbs/serve/53_answers.ipynb #4af2c2f5
 async def loading(
     office: Office,
     call: Call,
@@ -188,6 +189,7 @@ async def loading(
     repository.asked(call.body, {})
     name = call.places["model"]
     key = (name, office.router.route(name, "load").version)
+    await revived(office.lane, office.settings.serve.timeout_s)
     for link in list(office.lane.wires):  # forced: what crashed before may be tried again
         said = await ask(link, {"load": list(key), "forced": True})
         if "error" in said:

@@ -4,7 +4,7 @@ r"""A worker has died: was it murder, an accident or a habit?
 
 1. *Who is to blame?* A signal from outside is nobody's fault. A crash, an exit with a status, or the kernel's lack of memory is a *strike* against what was being loaded or, if nothing was, against what was being run. A worker that was killed because it said nothing for too long is a strike against what was being run. A load that takes longer than `serve.load_timeout_s` ends with the worker's death and counts as three.
 2. *Is a version deadly?* With $n \ge 3$ strikes in ten minutes it is refused for $20 \cdot 2^{n-3}$ seconds after the last one (at most ten minutes), and the worker lives on without it. Then it may try again.
-3. *How long to wait?* Deaths that no refused version explains make everybody wait: nothing the first two times, then $1, 2, 4, \dots$ seconds, at most 30. After ten in a row, none of which lived for a minute, the worker stays down and says why.
+3. *How long to wait?* Deaths that no refused version explains make everybody wait: nothing the first two times, then $1, 2, 4, \dots$ seconds, at most 30. After ten in a row, none of which lived for a minute, the worker stays down and says why, until an operator calls for it.
 
 This is exponential backoff, kept per version: a model that crashes at each request must not take the others down with it, and the same rule without a version is what init systems do with a service ([systemd](https://www.freedesktop.org/software/systemd/man/latest/systemd.unit.html), `StartLimitBurst`).
 
@@ -14,7 +14,7 @@ Docs: https://seatrial.github.io/seatrial/serve/inquest.html.md"""
 
 # %% auto #0
 __all__ = ['Key', 'Rules', 'Death', 'refusals', 'in_a_row', 'pause_s', 'oom_kills', 'cause_of', 'accuse', 'accused', 'Standing',
-           'put', 'standings']
+           'put', 'standings', 'summon', 'summoned']
 
 # %% ../../../nbs/serve/23_inquest.ipynb #d95d8169
 import json
@@ -144,7 +144,7 @@ def accused(
         return f"it said nothing for {said} s and was killed"
     return ""
 
-# %% ../../../nbs/serve/23_inquest.ipynb #ada9bd68
+# %% ../../../nbs/serve/23_inquest.ipynb #05371562
 @dataclass(frozen=True, slots=True)
 class Standing:
     "How things stand with one worker."
@@ -156,8 +156,9 @@ class Standing:
     reason: str  # of the last death, or why it is down; empty: it has never died
     refused: dict[Key, tuple[str, float]]  # versions that are not loaded: why, until when
     evicted: dict[Key, int] = field(default_factory=dict)  # versions to how often each had to leave for another
+    loaded: dict[Key, int] = field(default_factory=dict)  # versions to how often each was loaded, in all workers so far
 
-# %% ../../../nbs/serve/23_inquest.ipynb #1dc68cac
+# %% ../../../nbs/serve/23_inquest.ipynb #902d4a1d
 def put(
     path: Path,  # worker-<number>.json
     standing: Standing,
@@ -167,10 +168,11 @@ def put(
     said = [standing.pid, standing.state, standing.deaths, standing.reason, refused]
     scratch = path.with_suffix(".new")
     with suppress(OSError):
-        scratch.write_text(json.dumps([*said, [[*key, n] for key, n in standing.evicted.items()]]))
+        counts = [[[*key, n] for key, n in counted.items()] for counted in (standing.evicted, standing.loaded)]
+        scratch.write_text(json.dumps([*said, *counts]))
         scratch.replace(path)
 
-# %% ../../../nbs/serve/23_inquest.ipynb #61a8ee50
+# %% ../../../nbs/serve/23_inquest.ipynb #f8766b36
 def standings(
     folder: Path | str,  # where it is written down
 ) -> list[Standing]:  # by name; refusals that are over are left out
@@ -178,8 +180,26 @@ def standings(
     found, now = [], time.monotonic()
     for path in sorted(Path(folder).glob("worker-*.json")):
         with suppress(OSError, ValueError):
-            *told, refused, evicted = json.loads(path.read_text())
+            *told, refused, evicted, loaded = json.loads(path.read_text())
             still = {(model, version): (why, until) for model, version, why, until in refused if now < until}
-            gone = {(model, version): n for model, version, n in evicted}
-            found.append(Standing(path.stem, *told, still, gone))
+            counts = [{(model, version): n for model, version, n in counted} for counted in (evicted, loaded)]
+            found.append(Standing(path.stem, *told, still, *counts))
     return found
+
+# %% ../../../nbs/serve/23_inquest.ipynb #50c6ceca
+def summon(
+    folder: Path | str,  # private one of the server
+    worker: int,  # number of one that is down, or rests
+) -> None:
+    "Leave word that a worker is to be started again, now."
+    Path(folder, f"summoned-{worker}").touch()
+
+# %% ../../../nbs/serve/23_inquest.ipynb #712c8805
+def summoned(
+    state: Path,  # worker-<number>.json
+) -> bool:  # once for each word
+    "Whether somebody has called for a worker."
+    with suppress(FileNotFoundError):
+        state.with_name(f"summoned-{state.stem.rpartition('-')[2]}").unlink()
+        return True
+    return False

@@ -16,7 +16,7 @@ Docs: https://seatrial.github.io/seatrial/serve/office.html.md"""
 __all__ = ['OPEN', 'Held', 'Office', 'gauges', 'opened', 'scheduler', 'listed', 'closed', 'loaded', 'discreet', 'asked_for',
            'any_of', 'holding', 'wanted', 'errand', 'prepare', 'pinned']
 
-# %% ../../../nbs/serve/43_office.ipynb #a43dbbe3
+# %% ../../../nbs/serve/43_office.ipynb #f3784fd7
 import asyncio
 import secrets
 import time
@@ -46,6 +46,7 @@ from .repository import Counts
 from .routing import Router, refresh
 from .trace import Tracer, exporter
 from .turn import Flow, Job
+from .vigil import nobody
 
 # %% ../../../nbs/serve/43_office.ipynb #d3f1dbaa
 @dataclass(slots=True)
@@ -107,20 +108,20 @@ def gauges(
         "breaker_state": {key: OPEN[breaker.state] for key, breaker in office.breakers.held.items()},
     }  # fmt: skip
 
-# %% ../../../nbs/serve/43_office.ipynb #6aed7389
+# %% ../../../nbs/serve/43_office.ipynb #0d5765d9
 def opened(
     settings: Settings,  # of the server
     paths: str | Sequence[str],  # of the workers' sockets
     done: Callable[[Office, Reply], None],  # hears of every batch that came back
     lost: Callable[[Office, Job, Refused], None],  # hears of every job that gets no answer
     only: str | None = None,  # serve this model alone
-    absent: Callable[[Office, Link, Batch], None] | None = None,  # hears of a version that a worker lacks
+    absent: Callable[[Office, Link, Batch], None] = lambda *_: None,  # hears of a version that a worker lacks
 ) -> Office:  # connected to nothing yet
     "An office with its doors still closed."
     shelf, journal = Shelf(settings.paths.artifacts), Journal.open(settings)
     office, paths = Office(settings, shelf, journal, Router(shelf, journal, only)), listed(paths)
     office.lane = Lane(paths, scheduler(settings, len(paths)), partial(done, office), partial(lost, office))
-    office.lane.absent = partial(absent, office) if absent else office.lane.absent
+    office.lane.absent, office.lane.nobody = partial(absent, office), partial(nobody, office.lane)
     office.tally, office.folder = Tally(partial(gauges, office)), Path(paths[0]).parent
     office.lane.retried = partial(resent, office.tally)
     guard, cache, trace = settings.guard, settings.cache, settings.trace
@@ -189,7 +190,7 @@ def discreet(
     "A sentence without the path of the artifacts: clients need not know where they lie."
     return sentence.replace(f"{office.settings.paths.artifacts}/", "")
 
-# %% ../../../nbs/serve/43_office.ipynb #01dfaaa2
+# %% ../../../nbs/serve/43_office.ipynb #6345d26e
 async def asked_for(
     office: Office,  # what all requests share
     key: tuple[str, str],  # model, version
@@ -201,7 +202,8 @@ async def asked_for(
         if "signature" in said:
             held = holding(office, key, taker(said["signature"]))
             office.stated[key] = held.taker, said.get("default")
-        counted(office.tally, "pool_loads" if held.taker else "pool_load_failures", *key)
+        if held.taker is None:  # loads that succeed are counted by keepers
+            counted(office.tally, "pool_load_failures", *key)
         office.held[key] = held
     except Refused as refusal:
         held = Held(trouble=refusal.sentence)

@@ -4,7 +4,7 @@
 
 *Health tells the truth.* A server is ready if a worker is there, a model can be served, and the journal can be read and written. Where it is not, or where something is wrong that does not keep it from answering (a version over which workers died, a worker that rests), each reason is a sentence, because somebody will read it at night.
 
-*Counts are exact.* What several processes have counted is added up, whichever of them is asked. What only keepers know (how often workers died, which versions had to leave) is read from the small files that they write ([Inquest](23_inquest.ipynb)), so it is counted once and survives the workers.
+*Counts are exact.* What several processes have counted is added up, whichever of them is asked. What only keepers know (how often workers died, which versions were loaded or had to leave) is read from the small files that they write ([Inquest](23_inquest.ipynb)), so it is counted once and survives the workers.
 
 Docs: https://seatrial.github.io/seatrial/serve/reception.html.md"""
 
@@ -14,7 +14,7 @@ Docs: https://seatrial.github.io/seatrial/serve/reception.html.md"""
 __all__ = ['BEGAN_S', 'health', 'unserved', 'pretenders', 'private', 'healthy', 'ready', 'ping', 'metrics', 'signed', 'described',
            'model_ready', 'received']
 
-# %% ../../../nbs/serve/45_reception.ipynb #4b147ab1
+# %% ../../../nbs/serve/45_reception.ipynb #8e5246c7
 import time
 from pathlib import Path
 
@@ -28,14 +28,15 @@ from .metrics import spread, state
 from .office import Office, errand, loaded
 from .outcome import outcomes
 from .protocol import Address, Refused
-from .vigil import hung, stopped
+from .vigil import given_up, hung, stopped
 
-# %% ../../../nbs/serve/45_reception.ipynb #0c645918
+# %% ../../../nbs/serve/45_reception.ipynb #bca8ff26
 def health(
     office: Office,  # what all requests share
 ) -> tuple[int, dict]:  # HTTP status, what to say
     "Ready means: a worker is there, a model can be served, and the journal can be read and written."
-    troubles = [] if office.lane.wires else ["no worker is running; it is being restarted"]
+    why = given_up(office.lane) or "it is being restarted"
+    troubles = [] if office.lane.wires else [f"no worker is running; {why}"]
     if hung(office.lane, office.settings.serve.timeout_s):
         troubles.append("the worker holds requests for longer than serve.timeout_s and may hang")
     still = [f"worker {link.worker} is stopped (process {link.pid})" for link in stopped(office.lane)]
@@ -88,7 +89,7 @@ def private(
     "Where the processes of a server find each other."
     return Path(office.lane.links[0].path).parent
 
-# %% ../../../nbs/serve/45_reception.ipynb #19dc7bd5
+# %% ../../../nbs/serve/45_reception.ipynb #43dde3e7
 def healthy(
     office: Office,
 ) -> tuple[int, dict]:  # HTTP status, what to say
@@ -96,6 +97,7 @@ def healthy(
     status, said = health(office)
     workers = standings(private(office))
     resting = [f"{one.worker}: {one.reason}" for one in workers if one.state != "up" and one.reason]
+    resting = [each for each in resting if not any(each.partition(": ")[2] in one for one in said["reasons"])]
     refused = {why for one in workers for why, _ in one.refused.values()}
     unsaid = sorted(why for why in refused if not any(why in each for each in said["reasons"]))
     ring = [office.guard.ring.trouble] if office.guard and office.guard.ring.trouble else []
@@ -119,7 +121,7 @@ async def ping(
     status, said = healthy(office)
     return Said(b"\n" if status == 200 else "; ".join(said["reasons"]).encode(), status, TEXT)
 
-# %% ../../../nbs/serve/45_reception.ipynb #6a44e744
+# %% ../../../nbs/serve/45_reception.ipynb #dc707494
 async def metrics(
     office: Office,
     call: Call,
@@ -130,6 +132,7 @@ async def metrics(
     workers = standings(private(office))
     seen["worker_deaths"] = sum(one.deaths for one in workers)
     mine["counters"] += [[("pool_evictions", *key), n] for one in workers for key, n in one.evicted.items()]
+    mine["counters"] += [[("pool_loads", *key), n] for one in workers for key, n in one.loaded.items()]
     mine["gauges"] += [[name, *pair] for name, value in seen.items() for pair in spread(value)]
     states = [mine, *await others(private(office))]
     return Said(exposition.text(states, office.settings.serve.price_per_hour), 200, PROMETHEUS)
