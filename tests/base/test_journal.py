@@ -21,9 +21,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seatrial.base import spool
-from seatrial.base.journal import DAY_S, Decision, Journal, Outcome, Prediction, tend, unpack
+from seatrial.base.days import DAY_S
+from seatrial.base.journal import Decision, Journal, Outcome, Prediction, unpack
 from seatrial.base.ledger import edition
 from seatrial.base.settings import CannotDo, Settings, load
+from seatrial.base.tending import tend
 
 START_S = 1_760_000_000 // DAY_S * DAY_S  # a midnight
 

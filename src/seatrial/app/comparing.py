@@ -1,6 +1,6 @@
 """How does a person start a comparison, look at it, and overrule it?
 
-**Method.** A trial is started by a person and moved by the controller; `trial watch` is that controller, and `seatrial serve` starts it by itself while there is a trial. What a person decides goes the same way as what the controller decides: through the [journal](../base/06_journal.ipynb), with an actor and a reason. `trial show` is the question that a deployment script asks; its exit status is the answer, 0 proceed, 1 hold.
+**Method.** A trial is started by a person and moved by the controller; `trial watch` is that controller, and `seatrial serve` starts it by itself while there is a trial. What a person decides goes the same way as what the controller decides: through the [journal](../base/08_journal.ipynb), with an actor and a reason. `trial show` is the question that a deployment script asks; its exit status is the answer, 0 proceed, 1 hold.
 
 Each verb is a function that [the command line](07_cli.ipynb) registers.
 

@@ -1,6 +1,6 @@
 """Where do decisions go that everybody must see at once, and who may make them?
 
-**Method.** Decisions go straight into SQL: SQLite in WAL mode by default (readers never wait for a writer, nor a writer for readers), another database by its SQLAlchemy URL. They get growing numbers, so that "anything new?" is one look at an index. A *lease* is a row with a holder and an end; it is taken by a single statement that succeeds where the row is missing, expired or one's own, so two takers cannot both succeed. Predictions and outcomes have their tables here too, filled by the drain of [`06_journal`](06_journal.ipynb): of two records with one key the one appended first stays, whatever the order in which they come.
+**Method.** Decisions go straight into SQL: SQLite in WAL mode by default (readers never wait for a writer, nor a writer for readers), another database by its SQLAlchemy URL. They get growing numbers, so that "anything new?" is one look at an index. A *lease* is a row with a holder and an end; it is taken by a single statement that succeeds where the row is missing, expired or one's own, so two takers cannot both succeed. Predictions and outcomes have their tables here too, filled by the drain of [`08_journal`](08_journal.ipynb): of two records with one key the one appended first stays, whatever the order in which they come.
 
 Docs: https://seatrial.github.io/seatrial/base/ledger.html.md"""
 

@@ -30,7 +30,7 @@ class Prediction:
     "One answer of one variant to one request."
 
     request_id: str  # with variant, the key: a shadow answers the same request
-    variant: str  # champion, challenger or shadow; named where the URL named another version
+    variant: str  # champion, challenger or shadow; named: of a version in the URL; fallback: given in place of one
     time_s: float  # of the answer, seconds since 1970
     trial: str  # empty outside a trial
     model: str  # its name
@@ -45,7 +45,7 @@ class Prediction:
     queue_ms: float = 0.0  # all the rest between its arrival and its answer
     batch_size: int = 1  # rows that went through the model together
     cached: bool = False  # answered without running the model
-    status: str = "ok"  # or the reason why there is no answer: error, timeout, …
+    status: str = "ok"  # fallback: answered in place of a version; or why there is no answer: error, timeout, …
 
 # %% ../../../nbs/base/03_record.ipynb #95d6bf19
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ Docs: https://seatrial.github.io/seatrial/base/spool.html.md"""
 
 # %% auto #0
 __all__ = ['ROTATE', 'cut_back', 'put', 'opened', 'sync_folder', 'new_file', 'discard', 'ownerless', 'alone', 'after_fork',
-           'Spool', 'sorted_out', 'parsed', 'spooled', 'put_aside']
+           'Spool', 'sorted_out', 'parsed', 'spooled', 'put_aside', 'lying']
 
 # %% ../../../nbs/base/04_spool.ipynb #caea36a3
 import contextlib
@@ -243,3 +243,14 @@ def put_aside(
         with aside.open("ab") as file:
             file.write(b"".join(text + b"\n" for text in lines))
         logging.getLogger(__name__).warning("%d damaged lines were put aside in %s", len(lines), aside)
+
+# %% ../../../nbs/base/04_spool.ipynb #1c566169
+def lying(
+    folder: Path,  # of the spool
+) -> dict[str, int]:  # file -> its size, bytes
+    "What lies in the spool, by its looks; nothing, where a file goes while it is looked at."
+    try:
+        with os.scandir(folder) as files:
+            return {file.name: file.stat().st_size for file in files}
+    except FileNotFoundError:
+        return {}

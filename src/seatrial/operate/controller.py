@@ -26,10 +26,11 @@ from collections.abc import Callable
 from time import monotonic
 from uuid import uuid4
 
-from ..base.journal import Journal, lying
+from ..base.journal import Journal
 from ..base.ledger import edition
 from ..base.record import Decision
 from ..base.settings import CannotDo, Settings
+from ..base.spool import lying
 from ..registry.manifest import Version, verify
 from ..registry.versions import Registry
 from ..rollout.canary import Move, step

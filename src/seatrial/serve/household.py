@@ -29,8 +29,9 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from ..base.journal import Journal, tend
+from ..base.journal import Journal
 from ..base.settings import CannotDo, Settings
+from ..base.tending import tend
 from ..registry.manifest import Shelf
 from .bond import die_with
 from .companion import Call, accompany

@@ -1,6 +1,6 @@
 """What is put on record about a batch of answers, before anybody hears them?
 
-**Method.** No answer leaves that is not on record. One append writes all predictions of a batch ([journal](../base/06_journal.ipynb)), so what a system call costs is shared by the batch. The records never become objects: a batch is a list of tuples, the outputs in it are [cuttings](40_wording.ipynb) that the answers need anyway, and the whole list is encoded by one call of `orjson`.
+**Method.** No answer leaves that is not on record. One append writes all predictions of a batch ([journal](../base/08_journal.ipynb)), so what a system call costs is shared by the batch. The records never become objects: a batch is a list of tuples, the outputs in it are [cuttings](40_wording.ipynb) that the answers need anyway, and the whole list is encoded by one call of `orjson`.
 
 A trial compares latencies, so they must be measured alike for everybody. The champion's clients wait for the lane and a shadow's copy waits longer still, because it is polite; neither says anything about the model. So `latency_ms` is the time that the batch took in the worker, for whoever it answers, and `queue_ms` is all the rest from the arrival on. For a live request their sum is what its client waited for. What remains unequal is the size of batches: a variant with a small share of the units travels in small ones.
 

@@ -4,7 +4,7 @@
 
 `{"request_id": "r-1", "name": "rating", "value": 4, "time_s": 1.7e9}`
 
-or a list of such objects. Three rules make that safe to repeat. A list is taken *as a whole* or refused as a whole, so a client that hears 400 can correct it and send it again. A request and a name together are the *key* in the [journal](../base/06_journal.ipynb), so what is told twice counts once. And an outcome that does not say when it was observed was observed when it *arrived*.
+or a list of such objects. Three rules make that safe to repeat. A list is taken *as a whole* or refused as a whole, so a client that hears 400 can correct it and send it again. A request and a name together are the *key* in the [journal](../base/08_journal.ipynb), so what is told twice counts once. And an outcome that does not say when it was observed was observed when it *arrived*.
 
 A value is a number that a trial can average; a sentence about the first entry that is none says where in the list it stands.
 
