@@ -2,7 +2,8 @@ import json
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
+from select import select
 
 from seatrial.base.journal import Journal
 from seatrial.client.blocking import Client
@@ -85,6 +86,32 @@ def test_a_journal_that_cannot_be_written_stops_nobody_where_the_operator_says_s
         caller.socket.sendall(request(b"", "/metrics", "GET"))
         assert b"seatrial_journal_unrecorded_total 1.0" in caller.answer()[2]
         spool.with_name("gone").rename(spool)
+
+
+def test_answers_that_wait_for_the_journal_fill_the_queue_and_leave_it_again(tmp_path):
+    shelve(tmp_path, {"sum": {"1.0.0": [1.0, 1.0]}})
+    more = {"SEATRIAL_SERVE_QUEUE_MAX_ROWS": "3", "SEATRIAL_SERVE_TIMEOUT_S": "60"}
+    its = settings_for(tmp_path, SEATRIAL_JOURNAL_WHEN_FULL="block", **more)
+    with launch(settings=its, port=0, log=tmp_path / "log") as running, ExitStack() as harbour:
+        spool, waiting, refused = tmp_path / "journal" / "spool", [], []
+        until(lambda: spool.exists())
+        spool.rename(spool.with_name("gone"))
+
+        def crowded():
+            "One more asks; whether anybody was refused."
+            waiting.append(harbour.enter_context(Caller(running.url)))
+            waiting[-1].socket.sendall(request(body([[len(waiting), 2]])))
+            refused.extend(select([caller.socket for caller in waiting], [], [], 0.2)[0])
+            return refused
+
+        until(crowded)
+        told = next(caller for caller in waiting if caller.socket in refused)
+        status, _, said = told.answer()
+        assert status == 429 and b"3 rows wait (3 of them for the journal)" in said
+        spool.with_name("gone").rename(spool)
+        assert [caller.answer()[0] for caller in waiting if caller is not told][:3] == [200, 200, 200]
+        waiting[0].socket.sendall(request(body([[5, 2]])))
+        assert value(waiting[0].answer()) == [7]
 
 
 def test_a_blocked_answer_comes_when_the_journal_can_be_written_again(tmp_path):

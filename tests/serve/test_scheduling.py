@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from seatrial.serve.admission import Scheduler, cancel, flow_of, offer
+from seatrial.serve.admission import Scheduler, cancel, flow_of, full, offer
 from seatrial.serve.batching import died, done, draw, expire
 from seatrial.serve.protocol import Refused
 from seatrial.serve.turn import LATE, Job
@@ -58,6 +58,21 @@ def test_the_queue_is_full_by_bytes_as_well_and_copies_make_room():
     with pytest.raises(Refused, match="could never wait in the queue") as refusal:
         waits(scheduler, flow, size=101)
     assert refusal.value.status == 413
+
+
+def test_answers_that_wait_for_the_journal_fill_the_queue_for_requests_and_copies():
+    scheduler = Scheduler(queue_rows=4)
+    flow, shadow = (flow_of(scheduler, ("film", "1"), copy) for copy in (False, True))
+    scheduler.owed = 2
+    copy, _ = waits(scheduler, shadow)
+    waits(scheduler, flow)
+    assert full(scheduler, 0.0) is None and waits(scheduler, flow)[1] == [copy]
+    assert "4 rows wait (2 of them for the journal)" in full(scheduler, 0.0).sentence
+    for late in (flow, shadow):
+        with pytest.raises(Refused, match=r"4 rows wait \(2 of them for the journal\)") as refusal:
+            waits(scheduler, late)
+        assert refusal.value.status == 429
+    assert len(draw(scheduler, 0.0)[0].jobs) == 2 and draw(scheduler, 0.0, worker=1) == []
 
 
 def test_retry_after_is_as_long_as_the_work_that_waits():

@@ -7,7 +7,7 @@ A job is let in at once or refused at once, by rules that need no look at the ot
 | status | because |
 |---|---|
 | 413 | it is larger than the whole queue and could never wait in it |
-| 429 | the queue is full, by rows or by bytes |
+| 429 | the queue is full, by rows or by bytes; what was computed and waits for the disk fills it, too |
 | 504 | it is certain to miss its deadline: it would even if it ran alone, now, and as fast as the fastest batch of late |
 
 *Refusals say when.* If $R_f$ rows wait for a version $f$ that takes $a_f + b_f n$ for a batch of $n \le B$ rows, the queue of $w$ workers is empty after about
@@ -24,7 +24,7 @@ Docs: https://seatrial.github.io/seatrial/serve/admission.html.md"""
 
 # %% auto #0
 __all__ = ['TOLD_S', 'Batch', 'Load', 'Ring', 'Scheduler', 'flow_of', 'offer', 'activate', 'punctual', 'tally', 'strike',
-           'squeezed', 'crowded', 'drain_s', 'full', 'cancel']
+           'squeezed', 'crowded', 'filled', 'drain_s', 'full', 'cancel']
 
 # %% ../../../nbs/serve/17_admission.ipynb #6f5b1cfc
 from collections import deque
@@ -66,7 +66,7 @@ class Ring:
     heap: list[tuple[float, int, Flow]] = field(default_factory=list)  # tag, number, flow
     clock: float = 0.0  # tag of the flow that was served last
 
-# %% ../../../nbs/serve/17_admission.ipynb #9e4dba0c
+# %% ../../../nbs/serve/17_admission.ipynb #f75ff014
 @dataclass(slots=True, eq=False)
 class Scheduler:
     "Every job that waits, and every load that is out."
@@ -85,8 +85,9 @@ class Scheduler:
     out: dict[Hashable, Load] = field(default_factory=dict)  # by worker
     dead: list[Job] = field(default_factory=list)  # too late, and nobody has been told
     rows: int = 0  # of requests that wait
+    owed: int = 0  # rows that were computed and wait to be put on record; they fill the queue, too
     copied: int = 0  # rows of copies that wait
-    bytes: int = 0  # of requests and copies that wait
+    bytes: int = 0  # of requests and copies that wait, and of requests whose answers do
     lent: int = 0  # bytes of copies alone
     earliest_s: float = inf  # nobody's time is up before
     told: tuple[float, Refused | None] = (0.0, None)  # until when, and how, everybody is refused alike
@@ -109,7 +110,7 @@ def flow_of(
         scheduler.flows[key, shadow] = flow
     return flow
 
-# %% ../../../nbs/serve/17_admission.ipynb #d3ecfb18
+# %% ../../../nbs/serve/17_admission.ipynb #89b893eb
 def offer(
     scheduler: Scheduler,
     job: Job,  # new
@@ -123,7 +124,7 @@ def offer(
     if job.deadline_s <= now + flow.cost.fastest_s:
         punctual(job, now)
     if (
-        scheduler.rows + scheduler.copied + rows > scheduler.queue_rows
+        scheduler.rows + scheduler.copied + scheduler.owed + rows > scheduler.queue_rows
         or scheduler.bytes + job.size > scheduler.queue_bytes
     ):
         dropped = squeezed(scheduler, job, now)
@@ -188,14 +189,14 @@ def strike(
     if waited:
         leave(job.flow, 1, job.rows, 1)
 
-# %% ../../../nbs/serve/17_admission.ipynb #4def130b
+# %% ../../../nbs/serve/17_admission.ipynb #9d0301d1
 def squeezed(
     scheduler: Scheduler,
     job: Job,  # that does not fit
     now: float,  # seconds
 ) -> list[Job]:  # copies that are dropped for it
     "Make room at the expense of copies, or refuse."
-    rows, size, dropped = scheduler.queue_rows - job.rows, scheduler.queue_bytes - job.size, []
+    rows, size, dropped = scheduler.queue_rows - scheduler.owed - job.rows, scheduler.queue_bytes - job.size, []
     keep = job.flow.shadow
     if scheduler.rows + keep * scheduler.copied > rows or scheduler.bytes - (not keep) * scheduler.lent > size:
         job.state = OVER
@@ -207,7 +208,7 @@ def squeezed(
             dropped.append(copy)
     return dropped
 
-# %% ../../../nbs/serve/17_admission.ipynb #9bf2c4aa
+# %% ../../../nbs/serve/17_admission.ipynb #f744d7f5
 def crowded(
     scheduler: Scheduler,
     job: Job,  # that cannot be let in
@@ -218,9 +219,17 @@ def crowded(
     told = f"{job.rows} rows and {job.size} bytes"
     if job.rows > scheduler.queue_rows or job.size > scheduler.queue_bytes:
         return Refused(413, f"this request has {told} and could never wait in the queue: {limits}")
-    waits = scheduler.rows + (scheduler.copied if job.flow.shadow else 0)
-    held = f"the queue is full: {waits} rows wait, {scheduler.bytes} bytes"
+    held = filled(scheduler, scheduler.copied if job.flow.shadow else 0)
     return Refused(429, f"{held}, and this request has {told}; {limits}", max(1, ceil(drain_s(scheduler, now))))
+
+# %% ../../../nbs/serve/17_admission.ipynb #663c97b1
+def filled(
+    scheduler: Scheduler,  # without room
+    copied: int = 0,  # rows of copies that count
+) -> str:
+    "What the queue is full of."
+    owed = f" ({scheduler.owed} of them for the journal)" if scheduler.owed else ""
+    return f"the queue is full: {scheduler.rows + scheduler.owed + copied} rows wait{owed}, {scheduler.bytes} bytes"
 
 # %% ../../../nbs/serve/17_admission.ipynb #eb399cc3
 def drain_s(
@@ -236,7 +245,7 @@ def drain_s(
     total += sum(max(0.0, load.seconds - (now - load.sent_s)) for load in scheduler.out.values())
     return total / scheduler.workers
 
-# %% ../../../nbs/serve/17_admission.ipynb #cc7fbb7d
+# %% ../../../nbs/serve/17_admission.ipynb #f298f66b
 TOLD_S = 0.05  # as long as a refusal is repeated as it is
 
 
@@ -245,13 +254,12 @@ def full(
     now: float,  # seconds
 ) -> Refused | None:  # 429; None: there may be room
     "The refusal for anybody, before a request is read; the same object for a moment, so raise it without a traceback."
-    if scheduler.rows < scheduler.queue_rows:
+    if scheduler.rows + scheduler.owed < scheduler.queue_rows:
         return None
     until_s, refusal = scheduler.told
     if now >= until_s or refusal is None:
         limits = f"the limits are serve.queue_max_rows={scheduler.queue_rows} and {scheduler.queue_bytes} bytes"
-        held = f"the queue is full: {scheduler.rows} rows wait, {scheduler.bytes} bytes; {limits}"
-        refusal = Refused(429, held, max(1, ceil(drain_s(scheduler, now))))
+        refusal = Refused(429, f"{filled(scheduler)}; {limits}", max(1, ceil(drain_s(scheduler, now))))
         scheduler.told = now + TOLD_S, refusal
     return refusal
 
