@@ -23,12 +23,13 @@ Docs: https://seatrial.github.io/seatrial/serve/fleet.html.md"""
 __all__ = ['Speaker', 'port_of', 'let_go', 'kept', 'Fleet', 'speakers', 'speaking', 'renew', 'replaced', 'run', 'crewed',
            'manners', 'without_pandas', 'main']
 
-# %% ../../../nbs/serve/66_fleet.ipynb #ba9e4d9d
+# %% ../../../nbs/serve/66_fleet.ipynb #0e696f8d
 import asyncio
 import errno
 import gc
 import json
 import logging
+import math
 import multiprocessing
 import os
 import signal
@@ -54,29 +55,42 @@ from ..base.journal import Journal
 from ..base.settings import CannotDo, Settings, load
 from ..engine.call import need_gpu
 from .annex import Annex
+from .batching import expire
 from .berth import Worker, doors, terms_of
 from .front import Front
-from .household import Chores, begin, clear, interrupted, private_folder, tied
+from .household import SIGNALS, Chores, begin, clear, interrupted, private_folder, seen_off, tied
+from .protocol import Refused
 from .server import unheard
 from .wire import Desk, Wire
 
-# %% ../../../nbs/serve/66_fleet.ipynb #80850804
+# %% ../../../nbs/serve/66_fleet.ipynb #d49166dd
 class Speaker(uvicorn.Server):
     "uvicorn, which is told to stop instead of asking."
 
     async def main_loop(self) -> None:
         "Renew the date once a second, until told to stop."
         self.loop, self.told = asyncio.get_running_loop(), asyncio.Event()
+        self.loop.add_signal_handler(signal.SIGUSR1, self.hurry)
         while not await self.on_tick(0):
             with suppress(TimeoutError):
                 async with asyncio.timeout(1):
                     await self.told.wait()
 
     def handle_exit(self, sig, frame) -> None:
-        "A signal: note it as uvicorn does, and wake the loop."
-        super().handle_exit(sig, frame)
+        "A signal: note it as uvicorn does, once, and wake the loop."
+        if not self.should_exit:
+            super().handle_exit(sig, frame)
         if hasattr(self, "loop"):
             self.loop.call_soon_threadsafe(self.told.set)
+
+    def hurry(self) -> None:
+        "Refuse whoever waits, and end."
+        self.should_exit = True
+        office = self.desk.office
+        for job in expire(office.lane.scheduler, math.inf) if office else ():
+            office.lane.lost(job, Refused(503, "the server was told to end at once"))
+        self.loop.call_later(0.2, setattr, self, "force_exit", True)
+        self.told.set()
 
 # %% ../../../nbs/serve/66_fleet.ipynb #505bb6a8
 def port_of(
@@ -112,7 +126,7 @@ def kept(
     books = (fleet._get_request_queue(worker.api_path), fleet._transport, fleet.workers_setup_status)
     inference_worker(worker, fleet.device_of(number), number, *books, fleet._callback_runner, True)
 
-# %% ../../../nbs/serve/66_fleet.ipynb #50601536
+# %% ../../../nbs/serve/66_fleet.ipynb #799dfe95
 class Fleet(LitServer):
     "LitServe's processes, and ours."
 
@@ -123,6 +137,7 @@ class Fleet(LitServer):
         super().__init__(worker, accelerator=device, workers_per_device=each, restart_workers=True, timeout=False)
         self.chores, self.port, self.count = chores, port, len(self.devices) * each
         worker.terms = terms_of(chores.settings, self.count)
+        self.uvicorn_graceful_timeout = chores.settings.serve.timeout_s
 
     def device_of(self, number: int) -> str:
         "The device of a worker, as LitServe says it."
@@ -152,9 +167,12 @@ class Fleet(LitServer):
     def _start_worker_monitoring(self, manager, servers):
         threading.Thread(target=replaced, args=(self,), name="replaced", daemon=True).start()
 
-    def _perform_graceful_shutdown(self, *args, **kwargs):
+    def _perform_graceful_shutdown(self, manager, servers, reason="normal"):
         self.chores.stop.set()  # before anybody goes: from here on nobody is replaced
-        super()._perform_graceful_shutdown(*args, **kwargs)
+        seen_off([*servers.values()], self.uvicorn_graceful_timeout + 1)
+        seen_off(self.inference_workers, 1)
+        manager._process.kill()  # it keeps nothing, and would not hear us if somebody had stopped it
+        manager._process.join()
 
 # %% ../../../nbs/serve/66_fleet.ipynb #99cccc19
 def speakers(
@@ -175,7 +193,7 @@ def speakers(
     begin(fleet.chores, list(servers.values()))
     return servers
 
-# %% ../../../nbs/serve/66_fleet.ipynb #0d7c0ebe
+# %% ../../../nbs/serve/66_fleet.ipynb #a4324d52
 def speaking(
     fleet: Fleet,
     sockets: Sequence[socket.socket],  # that listen
@@ -183,6 +201,7 @@ def speaking(
 ) -> multiprocessing.Process:
     "Start an HTTP process."
     speaker = Speaker(uvicorn.Config(fleet.app, timeout_graceful_shutdown=fleet.uvicorn_graceful_timeout, **told))
+    speaker.desk = fleet.desk
     process = multiprocessing.get_context("fork").Process(target=speaker.run, args=(sockets,), name="LitServer")
     process.start()
     return process
@@ -213,7 +232,7 @@ def replaced(
             fleet.inference_workers[number].join()
             renew(fleet, number)
 
-# %% ../../../nbs/serve/66_fleet.ipynb #a9f894d1
+# %% ../../../nbs/serve/66_fleet.ipynb #1f252423
 def run(
     settings: Settings,  # of the server
     host: str,  # address to listen on
@@ -226,7 +245,7 @@ def run(
     Journal.open(settings).close()  # a journal that cannot be used is found out before anybody is started
     chores, folder = Chores(settings, controller, leash, threading.Event(), []), private_folder()
     tempfile.tempdir = str(folder)  # LitServe's manager has a socket too
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in SIGNALS:
         signal.signal(number, partial(interrupted, chores, os.getpid()))
     tied()
     gc.freeze()
