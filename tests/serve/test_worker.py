@@ -1,3 +1,4 @@
+import select
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -192,3 +193,20 @@ def test_messages_that_arrive_together_are_answered_one_by_one(inside):
     answers = [front.hear() for _ in batches]
     assert [header["id"] for header, _ in answers] == [1, 2, 3, 6, 4, 5]
     assert [arrays["o:y"].sum() for _, arrays in answers] == [5, 7, 9, 40_000, 11, 13]
+
+
+def test_a_front_that_does_not_read_holds_up_nobody_and_finds_all_its_replies_when_it_does(inside):
+    _, visit = inside
+    stopped, sound, large = visit(), visit(), np.ones((100_000, 2), np.float32)  # more than a socket's buffer
+    sound.ask({"id": 0, "load": ["sum", "1.0.0"]})
+    for i in range(1, 4):
+        stopped.say({"id": i, **BATCH, "rows": [len(large)]}, x=large * i)
+        assert select.select([stopped.visitor.wire], [], [], 20)[0]  # it is being answered
+        assert sound.ask({"id": i, **BATCH}, x=X)[1]["o:y"].tolist() == [3]
+    assert [stopped.hear()[1]["o:y"].sum() for _ in range(3)] == [200_000, 400_000, 600_000]
+    assert stopped.ask({"id": 4, **BATCH}, x=X)[1]["o:y"].tolist() == [3]
+    gone = visit()
+    gone.say({"id": 5, **BATCH, "rows": [len(large)]}, x=large)
+    assert select.select([gone.visitor.wire], [], [], 20)[0]
+    gone.visitor.wire.close()  # with half of its reply unread
+    assert sound.ask({"id": 6, **BATCH}, x=X)[1]["o:y"].tolist() == [3]

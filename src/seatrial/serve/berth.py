@@ -1,11 +1,11 @@
 """Where does a worker come from, on which device does it lie, and how soon is the next one there?
 
-**Method.** LitServe starts processes, tells each its device and starts a new one when one dies. It asks for an API that can be pickled and a loop that serves; both are here. What it starts is a [keeper](28_keeper.ipynb), which opens the door of worker $i$ (`lane-<i>.sock`, in a folder that only this server's processes can enter) and forks the [worker](30_worker.ipynb).
+**Method.** LitServe starts processes and tells each its device; the [main process](66_fleet.ipynb) starts a new one when one dies. LitServe asks for an API that can be pickled and a loop that serves; both are here. What it starts is a [keeper](28_keeper.ipynb), which opens the door of worker $i$ (`lane-<i>.sock`, in a folder that only this server's processes can enter) and forks the [worker](30_worker.ipynb).
 
 | who dies | who notices | the next one is there after |
 |---|---|---|
 | worker | its keeper, by the kernel's signal | some 20 ms, and the time that its models need to load |
-| keeper | LitServe's monitor, four times a second; its worker dies with it | the imports of a fresh interpreter: one or two seconds |
+| keeper | the main process, by the kernel's signal; its worker dies with it | the imports of a fresh interpreter: one or two seconds |
 | main process | everybody, by the kernel | whoever supervises the server starts it again |
 
 So with one worker on one device a death is hardly seen; with two, the other one answers meanwhile.
