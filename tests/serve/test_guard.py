@@ -60,8 +60,10 @@ def test_without_keys_addresses_are_limited_each_for_itself(tmp_path):
 
 
 def test_several_processes_share_a_rate(tmp_path):
-    guards = [Guard(home(tmp_path, rate_per_s=4.0, rate_burst=8, api_processes=4), clock=lambda: 0.0) for _ in range(4)]
-    let_in = [status(guard, [], "203.0.113.1", "predict") for guard in guards for _ in range(8)]
+    its = home(tmp_path, rate_per_s=4.0, rate_burst=8, api_processes=4)
+    guards = [Guard(its, lambda: 0.0, tmp_path) for _ in range(4)]
+    assert [status(guards[2], [], "203.0.113.1", "predict") for _ in range(9)] == [200] * 8 + [429]
+    let_in = [status(guard, [], "203.0.113.2", "predict") for guard in guards for _ in range(8)]
     assert let_in.count(200) == 8
 
 

@@ -1,11 +1,14 @@
 import json
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from seatrial.base.settings import CannotDo
 from seatrial.serve import limits
-from seatrial.serve.limits import Limiter, admit, deeper, fields, shallow, turn
+from seatrial.serve.limits import Buckets, Limiter, admit, deeper, fields, shallow, turn
 from seatrial.serve.protocol import Refused
 
 GAPS = st.lists(st.floats(0, 5), min_size=1, max_size=60)
@@ -51,11 +54,35 @@ def test_one_client_does_not_use_up_another_ones_tokens():
     assert limiter.take("b", 0.0).let_in
 
 
-def test_the_table_of_clients_is_bounded_and_the_longest_silent_leave():
-    limiter = Limiter(1.0, 1, most=2)
-    for client in ("a", "b", "a", "c"):
-        limiter.take(client, 0.0)
-    assert list(limiter.full_s) == ["a", "c"]
+def test_the_table_of_clients_is_bounded_and_whose_bucket_is_full_first_leaves():
+    limiter = Limiter(1.0, 1, Buckets(most=8))
+    assert all(limiter.take(f"c{i}", now_s=i / 10).let_in for i in range(9))
+    assert not any(limiter.take(f"c{i}", now_s=0.9).let_in for i in range(1, 9)) and limiter.take("c0", 0.9).let_in
+    assert len(limiter.buckets.names) == 16 and not limiter.take("c8", 0.9).let_in
+
+
+def test_limiters_that_share_a_file_let_in_as_many_as_one(tmp_path):
+    limiters = [Limiter(1.0, 5, Buckets(tmp_path / "limits")) for _ in range(3)]
+    taken = [each.take(client, 100.0).let_in for _ in range(4) for each in limiters for client in ("a", "b")]
+    assert taken == [True] * 10 + [False] * 14 and limiters[2].take("a", 101.0).let_in
+
+
+def test_processes_that_ask_at_once_let_in_hardly_more_than_one_would(tmp_path):
+    script = "import sys; from seatrial.serve.limits import *; from pathlib import Path\n"
+    script += "own = Limiter(1e-9, 500, Buckets(Path(sys.argv[1]))); sys.stdin.readline()\n"
+    script += "print(sum(own.take(f'c{i % 4}', 1.0).let_in for i in range(8000)))"
+    command = [sys.executable, "-c", script, str(tmp_path / "limits")]
+    both = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    for process in both:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    let_in = sum(int(process.communicate()[0]) for process in both)
+    assert 2000 <= let_in < 4000  # without a common table: 4000
+
+
+def test_a_place_that_cannot_hold_the_table_is_said(tmp_path):
+    with pytest.raises(CannotDo, match="the limits cannot be kept in"):
+        Buckets(tmp_path / "none" / "limits")
 
 
 def test_a_refusal_says_who_what_and_when_and_carries_retry_after():

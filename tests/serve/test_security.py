@@ -387,6 +387,22 @@ def test_keys_whose_file_is_gone_stay_in_force_and_health_says_so(tmp_path):
         assert [speaker.say(BODIES["Infer"], path, "POST", who)[0] for who in ((), bearer(key))] == [401, 200]
 
 
+def test_a_limit_holds_over_all_processes_however_connections_are_dealt_out(tmp_path):
+    shelve(tmp_path, MODELS)
+    limits = {"SEATRIAL_GUARD_RATE_PER_S": "0.001", "SEATRIAL_GUARD_RATE_BURST": "6"}
+    its = settings_for(tmp_path, SEATRIAL_SERVE_API_PROCESSES="2", **limits)
+    one, many = (add(keys_path(its), name, "predict") for name in ("one", "many"))
+    path, content = "/v2/models/sum/infer", BODIES["Infer"]
+    with launch(settings=its, port=0, log=tmp_path / "log") as running:
+        with Speaker(running.url) as speaker:
+            kept = [speaker.say(content, path, "POST", bearer(one))[0] for _ in range(8)]
+        opened = []
+        for _ in range(16):
+            with Speaker(running.url) as speaker:
+                opened.append(speaker.say(content, path, "POST", bearer(many))[0])
+        assert kept == [200] * 6 + [429] * 2 and opened == [200] * 6 + [429] * 10
+
+
 def test_who_asks_too_often_is_told_when_to_come_back(tmp_path):
     shelve(tmp_path, MODELS)
     its = settings_for(tmp_path, SEATRIAL_GUARD_RATE_PER_S="0.5", SEATRIAL_GUARD_RATE_BURST="6")

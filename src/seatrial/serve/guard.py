@@ -2,7 +2,7 @@
 
 **Method.** Two questions come before all others: *may you* and *not so fast*. The first is [Keys](07_keys.ipynb), the second [Limits](08_limits.ipynb); here they are put together in the order in which they cost least and tell least. Who has no key learns nothing about limits; who is over a limit has not had the body read.
 
-Both questions are asked of the same caller: the id of a key, or the address of somebody without one. Limits hold for each HTTP process; with several, each gets its part of the rate and of the burst, because the kernel deals connections out evenly.
+Both questions are asked of the same caller: the id of a key, or the address of somebody without one. Limits hold for all HTTP processes of a server together, however the kernel deals out a client's connections: they share one table.
 
 Where no key was ever made and no rate was set, a request from anywhere may predict and observe, and the guard has one question left: is this machine asking, for what only this machine may?
 
@@ -13,7 +13,7 @@ Docs: https://seatrial.github.io/seatrial/serve/guard.html.md"""
 # %% auto #0
 __all__ = ['keys_path', 'limiter', 'Pass', 'Guard', 'let', 'foreign', 'invited']
 
-# %% ../../../nbs/serve/09_guard.ipynb #29ec0798
+# %% ../../../nbs/serve/09_guard.ipynb #6ab46182
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 from ..base.settings import Settings
 from .keys import Caller, Keyring, allow, caller, presented
-from .limits import Limiter, admit, fields
+from .limits import Buckets, Limiter, admit, fields
 from .protocol import Refused
 
 # %% ../../../nbs/serve/09_guard.ipynb #41f48132
@@ -33,13 +33,14 @@ def keys_path(
     "The file of keys."
     return Path(settings.guard.keys) if settings.guard.keys else settings.paths.artifacts / "keys.json"
 
-# %% ../../../nbs/serve/09_guard.ipynb #de7328d5
+# %% ../../../nbs/serve/09_guard.ipynb #9507d2bc
 def limiter(
     settings: Settings,
+    folder: Path | None = None,  # private one of the server; None: this process is alone
 ) -> Limiter | None:  # None: everybody may ask as often as they like
-    "The limits of one HTTP process."
-    rate, processes = settings.guard.rate_per_s, settings.serve.api_processes
-    return Limiter(rate / processes, max(1, settings.guard.rate_burst // processes)) if rate else None
+    "The limits of a server."
+    rate, burst = settings.guard.rate_per_s, settings.guard.rate_burst
+    return Limiter(rate, burst, Buckets(folder and folder / "limits")) if rate else None
 
 # %% ../../../nbs/serve/09_guard.ipynb #2ab9387f
 @dataclass(frozen=True, slots=True)
@@ -49,17 +50,18 @@ class Pass:
     caller: Caller
     fields: tuple[tuple[bytes, bytes], ...] = ()  # of the response
 
-# %% ../../../nbs/serve/09_guard.ipynb #0f58d6b2
+# %% ../../../nbs/serve/09_guard.ipynb #10ed3151
 class Guard:
     "Stands before everything else in one HTTP process."
 
     def __init__(
         self,
         settings: Settings,
-        clock: Callable[[], float] = time.monotonic,  # seconds
+        clock: Callable[[], float] = time.monotonic,  # seconds, the same for all processes
+        folder: Path | None = None,  # private one of the server, which its processes share
     ):
         self.ring = Keyring(keys_path(settings), min(0.5, settings.serve.poll_interval_s))
-        self.limiter, self.clock = limiter(settings), clock
+        self.limiter, self.clock = limiter(settings, folder), clock
 
 # %% ../../../nbs/serve/09_guard.ipynb #4a1a590e
 def let(

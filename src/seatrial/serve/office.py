@@ -108,7 +108,7 @@ def gauges(
         "breaker_state": {key: OPEN[breaker.state] for key, breaker in office.breakers.held.items()},
     }  # fmt: skip
 
-# %% ../../../nbs/serve/43_office.ipynb #0d5765d9
+# %% ../../../nbs/serve/43_office.ipynb #5fbbe294
 def opened(
     settings: Settings,  # of the server
     paths: str | Sequence[str],  # of the workers' sockets
@@ -126,7 +126,7 @@ def opened(
     office.lane.retried = partial(resent, office.tally)
     guard, cache, trace = settings.guard, settings.cache, settings.trace
     rule = Rule(guard.breaker_share, guard.breaker_min, guard.breaker_window_s, guard.breaker_open_s)
-    office.breakers, office.guard = Breakers(rule), Guard(settings)
+    office.breakers, office.guard = Breakers(rule), Guard(settings, folder=office.folder)
     lasting = "cached" in guard.fallback
     office.cache = Cache(int(cache.size_mb * 2**20), cache.ttl_s, lasting) if cache.size_mb else None
     office.traced = Tracer(exporter(trace.url), trace.share) if trace.url else None
