@@ -147,6 +147,27 @@ def test_a_table_that_nobody_can_read_stops_nobody_and_the_next_sound_one_is_fol
     assert refresh(router) and not router.trouble and router.route("m", "u").version == "1.1.0"
 
 
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("aliases.json", '{"format": 1}'),
+        ("aliases.json", '{"format": 1, "aliases": []}'),
+        ("aliases.json", '{"format": 1, "aliases": {"m": "1.0.0"}}'),
+        ("aliases.json", "{}"),
+        ("manifest.json", '{"format": 1}'),
+    ],
+)
+def test_a_table_that_lacks_what_it_is_for_is_damaged_and_the_last_state_stays_in_force(tmp_path, file, text):
+    published(tmp_path, "1.0.0")
+    router = Router(Shelf(tmp_path), Journal(tmp_path / "journal"))
+    refresh(router)
+    (tmp_path / "registry" / file).write_text(text)
+    assert not refresh(router) and f"{file} is damaged" in router.trouble
+    assert router.route("m", "u").version == "1.0.0"
+    published(tmp_path, "1.1.0")
+    assert refresh(router) and not router.trouble and router.route("m", "u").version == "1.1.0"
+
+
 def test_trouble_that_passes_without_a_change_is_forgotten(tmp_path):
     published(tmp_path, "1.0.0")
     router = Router(Shelf(tmp_path), Journal(tmp_path / "journal"))

@@ -15,8 +15,8 @@ Docs: https://seatrial.github.io/seatrial/registry/manifest.html.md"""
 
 # %% auto #0
 __all__ = ['NAME', 'NUMBER', 'ALIASES', 'REMEDY', 'UnknownVersion', 'checked_name', 'checked_alias', 'number', 'Version',
-           'digests', 'fingerprint', 'row', 'version_of', 'replace_text', 'write_tables', 'Watched', 'grouped', 'named',
-           'Shelf', 'verify']
+           'digests', 'fingerprint', 'row', 'version_of', 'replace_text', 'write_tables', 'Watched', 'grouped',
+           'roles_of', 'named', 'Shelf', 'verify']
 
 # %% ../../../nbs/registry/01_manifest.ipynb #b81bf67e
 import hashlib
@@ -165,17 +165,18 @@ def write_tables(
         replace_text(folder / "aliases.json", json.dumps({"format": 1, "aliases": table}, indent=1) + "\n"),
     )
 
-# %% ../../../nbs/registry/01_manifest.ipynb #e4bf1668
+# %% ../../../nbs/registry/01_manifest.ipynb #1148ff80
 class Watched:
     "A JSON file that is read again only when it was replaced."
 
     def __init__(
         self,
         path: Path,  # the file; it need not exist yet
-        make: Callable,  # what to make of its content ({} where there is no file)
+        make: Callable,  # what to make of its content
+        empty: Mapping,  # the content where there is no file
     ):
-        self.path, self.make = Path(path), make
-        self._stamp, self._value = None, make({})
+        self.path, self.make, self.empty = Path(path), make, empty
+        self._stamp, self._value = None, make(empty)
 
     def stamp(self) -> tuple[int, int, int] | None:  # None: there is no file
         "What moves when the file is replaced: its time, size and inode."
@@ -192,22 +193,30 @@ class Watched:
             if stamp != self._stamp:
                 self._value, self._stamp = self.make(json.loads(self.path.read_bytes())), stamp
         except FileNotFoundError:  # taken away since
-            self._value, self._stamp = self.make({}), None
+            self._value, self._stamp = self.make(self.empty), None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             remedy = "rebuild it in Python: seatrial.registry.versions.Registry().publish()"
-            raise CannotDo(f"{self.path} is damaged ({error}); {remedy}") from error
+            what = f"{error} is missing" if isinstance(error, KeyError) else error
+            raise CannotDo(f"{self.path} is damaged ({what}); {remedy}") from error
         return self._value
 
-# %% ../../../nbs/registry/01_manifest.ipynb #7ad8f30f
+# %% ../../../nbs/registry/01_manifest.ipynb #816e65a4
 def grouped(
     manifest: Mapping,  # content of manifest.json
     artifacts: Path,  # the folder below which everything generated lies
 ) -> dict[str, dict[str, Version]]:  # name → version → Version
     "The manifest's rows as versions, by name and number."
     known = {}
-    for entry in manifest.get("versions", ()):
+    for entry in manifest["versions"]:
         known.setdefault(entry["name"], {})[entry["version"]] = version_of(entry, artifacts)
     return known
+
+# %% ../../../nbs/registry/01_manifest.ipynb #f4f01829
+def roles_of(
+    content: Mapping,  # of aliases.json
+) -> dict[str, dict[str, str]]:  # name → alias → version
+    "The aliases of each model."
+    return {name: {**roles} for name, roles in content["aliases"].items()}
 
 # %% ../../../nbs/registry/01_manifest.ipynb #374803ef
 def named(
@@ -220,7 +229,7 @@ def named(
         raise UnknownVersion(f"no model named {name!r} is registered; registered: {there}")
     return known[name]
 
-# %% ../../../nbs/registry/01_manifest.ipynb #0cdd6f25
+# %% ../../../nbs/registry/01_manifest.ipynb #75e78027
 class Shelf:
     "The read side of the registry: names, versions and aliases from the two published files."
 
@@ -230,8 +239,8 @@ class Shelf:
     ):
         self.folder = Path(folder).absolute()
         tables = self.folder / "registry"
-        self._aliases = Watched(tables / "aliases.json", lambda content: content.get("aliases", {}))
-        self._known = Watched(tables / "manifest.json", lambda content: grouped(content, self.folder))
+        self._aliases = Watched(tables / "aliases.json", roles_of, {"aliases": {}})
+        self._known = Watched(tables / "manifest.json", lambda content: grouped(content, self.folder), {"versions": ()})
 
     def names(self) -> tuple[str, ...]:
         "Every model that has a version, sorted."
