@@ -256,9 +256,9 @@ class ServeSettings:
     controller: bool = field(**key("true", SWITCH, "Start the controller of trials beside the server."))
     price_per_hour: float = field(**key("0", real(0), PRICE))
 
-# %% ../../../nbs/base/01_settings.ipynb #72b0fbb9
+# %% ../../../nbs/base/01_settings.ipynb #1dee7a43
 KEYS = "File with the hashed keys (`seatrial key` writes it). Empty: artifacts/keys.json; "
-KEYS += "while there is no such file, anybody may predict and observe, and only this machine may operate."
+KEYS += "until there is such a file, anybody may predict and observe, and only this machine may operate."
 RATE = "Requests a second that one key, or one address without a key, may send on average. 0: as many as it likes."
 BREAKER = "Share of a version's answers that must fail, within breaker_window_s, before it is asked no more."
 FALLBACK = (
