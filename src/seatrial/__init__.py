@@ -22,12 +22,15 @@ Modules:
 - `seatrial.bandit.simulation`: What would each policy lose in a world that is known?
 - `seatrial.bandit.thompson`: How probable is it that each arm is the best, and can that be the probability of playing it?
 - `seatrial.bandit.versions`: Which model version serves which factory, and when may one stop asking?
+- `seatrial.base.archive`: How are three stores asked as one, while records move between them?
 - `seatrial.base.data`: Which real data does the voyage use, and how is it split without fooling oneself?
+- `seatrial.base.days`: Where do records go that nobody asks for every hour, and what if the move is cut short?
 - `seatrial.base.journal`: What did the served models do, and can every answer be accounted for?
 - `seatrial.base.ledger`: Where do decisions go that everybody must see at once, and who may make them?
 - `seatrial.base.record`: What is written down about a served model, and what is refused before it is written?
 - `seatrial.base.settings`: What may an operator change, and what happens when they mistype it?
 - `seatrial.base.spool`: How does an answer's record survive the process that sent it, for a few microseconds?
+- `seatrial.base.tending`: Who moves records from store to store, while everybody else is busy answering?
 - `seatrial.client.asynchronous`: How does one program keep a hundred questions in the air?
 - `seatrial.client.blocking`: How does a program ask a server, and what does it never have to think about?
 - `seatrial.client.ceiling`: What is the highest rate at which 99 of 100 users are still served in time?
@@ -104,6 +107,7 @@ Modules:
 - `seatrial.model.slices`: For whom is this model worse than it looks?
 - `seatrial.model.trend`: Will next week bring more than this one, how much more, and who says so best?
 - `seatrial.operate.controller`: Who turns evidence into decisions, when nobody is watching?
+- `seatrial.operate.helm`: How does somebody start, end or take back a trial, so that everybody follows and nothing is half done?
 - `seatrial.registry.manifest`: What may be served, and is it still what was registered?
 - `seatrial.registry.numbering`: What does a version say about itself, and what does its number promise?
 - `seatrial.registry.tracking`: How do we keep books in MLflow without paying for it everywhere?

@@ -10,8 +10,10 @@ import pytest
 
 from seatrial.base.record import Decision, Outcome, Prediction
 from seatrial.base.settings import CannotDo
-from seatrial.operate.controller import PATIENCE, Controller, Memory, decision_of, watch
+from seatrial.operate.controller import PATIENCE, Controller, watch
+from seatrial.operate.helm import decision_of
 from seatrial.registry.manifest import UnknownVersion
+from seatrial.rollout.memory import Memory
 from seatrial.rollout.split import assign
 from seatrial.rollout.trial import draft, fold
 
