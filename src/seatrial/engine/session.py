@@ -15,7 +15,8 @@ Docs: https://seatrial.github.io/seatrial/engine/session.html.md"""
 # %% auto #0
 __all__ = ['PROVIDERS', 'session_facts', 'considerate', 'session', 'Bound', 'onnx_call']
 
-# %% ../../../nbs/engine/08_session.ipynb #bc489c3f
+# %% ../../../nbs/engine/08_session.ipynb #6d8004b9
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,11 +24,16 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 
 from ..base.settings import CannotDo
 from .bundle import Bundle
 from .call import Call, first_line, need_gpu
+
+# %% ../../../nbs/engine/08_session.ipynb #8eff639b
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+# %% ../../../nbs/engine/08_session.ipynb #333b489d
+import onnxruntime as ort
 
 # %% ../../../nbs/engine/08_session.ipynb #b30b03e8
 _CARD: Mapping[str, tuple[type, Any]] = MappingProxyType(

@@ -15,18 +15,18 @@ Docs: https://seatrial.github.io/seatrial/engine/surgery.html.md"""
 # %% auto #0
 __all__ = ['observed', 'token_shaped', 'swept', 'in_order', 'probes', 'alike']
 
-# %% ../../../nbs/engine/23_surgery.ipynb #4e45d4a4
+# %% ../../../nbs/engine/23_surgery.ipynb #3a5ef482
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 
 from ..base.settings import CannotDo
 from .bundle import Bundle, prepare
 from .parity import cause, strayed
 from .quantize import taken
 from .runtime import load
+from .session import ort
 from .signature import DATATYPES
 
 # %% ../../../nbs/engine/23_surgery.ipynb #3669d255
