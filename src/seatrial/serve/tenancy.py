@@ -5,7 +5,7 @@ r"""Which models may stay in memory, and who has to go when another one comes?
 1. is *refused* if $s_n + \sum_{v \in P} s_v > M$: even with everybody else gone it would not fit;
 2. otherwise the others leave, the least recently used first, until $s_n + \sum_v s_v \le M$, and not one more than that.
 
-Least recently used is at most $k$ times worse than a rule that knows the future, where $k$ is the number of versions that fit ([Sleator and Tarjan 1985](https://doi.org/10.1145/2786.2793)), and no rule that does not know the future is better than that.
+Where all versions are of one size and $k$ of them fit, least recently used loads at most $k$ times as often as a rule that knows the future, and no rule that neither knows it nor throws dice can promise less ([Sleator and Tarjan 1985](https://doi.org/10.1145/2786.2793)). Sizes that differ weaken the promise; the rule stays the simple one.
 
 The rule is arithmetic. It knows sizes and the order of use, and nothing about models; [Pool](26_pool.ipynb) applies it to engines.
 
