@@ -2,7 +2,7 @@ r"""How does an engine that was built for batches of 4 and 8 answer 1, 5 or 11 r
 
 **Method.** Some engines are built for a few batch sizes $s_1 < \dots < s_k$ and run no other: a TensorRT engine with narrow profiles, a compiled or an exported graph with a fixed first axis. A request has as many rows $n$ as it likes. It goes through the engine in
 
-$$\left\lfloor \frac{n}{s_k} \right\rfloor \text{ pieces of } s_k \text{ rows, and one more of the smallest } s_i \ge n \bmod s_k ,$$
+$$\left\lfloor \frac{n}{s_k} \right\rfloor \text{ pieces of } s_k \text{ rows, and, where rows are left, one more of the smallest } s_i \ge n \bmod s_k ,$$
 
 the last of which is filled up with copies of its last row. A copy is a row that the model is known to accept, whatever it wants of its inputs; zeros are not. Answers to copies are cut off before anybody sees them.
 

@@ -1,6 +1,6 @@
 """How do spans leave a process that has no time for them?
 
-**Method.** A *span* is an interval with a name, a parent and attributes (OpenTelemetry). Making one of OpenTelemetry's objects takes some 7 µs, and writing one as JSON with its own means 25 more: for a small model that is half a request. But spans are nobody's answer, and nobody waits for them. So a span is a plain tuple here, which takes less than a microsecond, and is put into an *outbox*. A thread empties the outbox five times a second, turns tuples into what is wanted, and sends or writes it.
+**Method.** A *span* is an interval with a name, a parent and attributes (OpenTelemetry). Making one of OpenTelemetry's objects takes several µs, and writing one as JSON with its own means takes many times as long: for a small model that is as much as the request itself. But spans are nobody's answer, and nobody waits for them. So a span is a plain tuple here, which takes less than a microsecond, and is put into an *outbox*. A thread empties the outbox five times a second, turns tuples into what is wanted, and sends or writes it.
 
 Where to is said by an address: a collector gets OpenTelemetry's own objects by its own exporter (OTLP over HTTP); a file gets lines of JSON, spelt as OpenTelemetry spells them, but by the writer that all of this server uses.
 
