@@ -21,7 +21,7 @@ __all__ = ['Arm', 'pooled_error', 'effective_units', 'standing', 'two_arms', 'Qu
            'too_early', 'opened', 'look', 'unchecked', 'always_valid', 'always_valid_paired', 'empty', 'msprt',
            'joined', 'restored', 'Running']
 
-# %% ../../../nbs/stats/12_sequential.ipynb #6dbb6266
+# %% ../../../nbs/stats/12_sequential.ipynb #2a6a8a6f
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
@@ -163,7 +163,7 @@ def p_value(
     e = np.maximum(log_e, 0.0)
     return np.where(asked, np.exp(-e) / (2 - np.exp(-e)), 1.0)
 
-# %% ../../../nbs/stats/12_sequential.ipynb #13d241f5
+# %% ../../../nbs/stats/12_sequential.ipynb #248c32e6
 def lifts(
     standing: Callable,  # (k, v) -> effect, se, df, units of v * treatment - k * control
     means: tuple[float, float],  # of control and treatment
@@ -180,7 +180,8 @@ def lifts(
         if angle == here:
             return -1.0  # no evidence against the estimate itself
         try:
-            found = asked.evidence(*standing(unit * scale * math.sin(angle or 1e-15), unit * math.cos(angle)))
+            with np.errstate(invalid="ignore"):  # both infinite: nothing is known, and nothing is excluded
+                found = asked.evidence(*standing(unit * scale * math.sin(angle or 1e-15), unit * math.cos(angle)))
         except ZeroDivisionError:  # no noise that a float could hold
             return 1e9
         return -1.0 if math.isnan(found) else float(found) + math.log(asked.level)
