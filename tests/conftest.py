@@ -1,6 +1,7 @@
 "What every test shares: a place of its own for artifacts, an order that runs first what changed last, a line a file."
 
 import gc
+import os
 import shutil
 import subprocess
 from collections import Counter
@@ -9,6 +10,7 @@ from pathlib import Path
 import hypothesis  # noqa: F401 (else its plugin imports it at the end of a run, where a warning of trio's is an error)
 import pytest
 
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # some tests import ONNX Runtime before we do
 ROOT = Path(__file__).resolve().parent.parent
 TOGETHER = ("serve", "client", "docs", "operate")  # rooms whose tests share one server, one site or one registry
 
