@@ -13,7 +13,8 @@ Docs: https://seatrial.github.io/seatrial/tune/crew.html.md"""
 # %% auto #0
 __all__ = ['Crew', 'started', 'joined', 'launch']
 
-# %% ../../../nbs/tune/03_crew.ipynb #3b169f47
+# %% ../../../nbs/tune/03_crew.ipynb #5abe8d4f
+import itertools
 import os
 import pickle
 import tempfile
@@ -75,11 +76,17 @@ def started() -> bool:
         raise ValueError(f"WORLD_SIZE in the environment must be a whole number of processes, got {size!r}")
     return dist.is_initialized() or int(size) > 1
 
-# %% ../../../nbs/tune/03_crew.ipynb #66a14672
+# %% ../../../nbs/tune/03_crew.ipynb #60bd5126
+_MEETINGS = itertools.count()
+
+
 def _met(device):
     "Join the processes that the environment names."
     try:
-        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+        store, rank, size = next(dist.rendezvous("env://"))
+        place = dist.PrefixStore(f"meeting {next(_MEETINGS)}", store)
+        backend = "nccl" if device.startswith("cuda") else "gloo"
+        dist.init_process_group(backend, store=place, rank=rank, world_size=size)
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:160]
         todo = "start with torchrun, or unset WORLD_SIZE to train alone"
