@@ -400,6 +400,7 @@ async def killed(pid, crowd, times, clients):
     tasks, moments = [asyncio.create_task(crowd.client(k, 15)) for k in range(clients)], []
     for _ in range(times):
         await asyncio.wait_for(crowd.answers(100), 60)
+        await asyncio.sleep(0.1)  # who is killed again at once is followed more slowly, as one that cannot start
         while not (there := workers(pid)):
             await asyncio.sleep(0.02)
         with contextlib.suppress(ProcessLookupError):
