@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from seatrial.base.journal import Journal
 from seatrial.registry.manifest import Shelf, write_tables
 from seatrial.serve.breaker import Breakers, Rule, passable, told
+from seatrial.serve.inquest import Rules
 from seatrial.serve.limits import Limiter, admit
 from seatrial.serve.protocol import Refused
 from seatrial.serve.server import is_ready, launch
@@ -62,6 +63,7 @@ def killed_under_load(running, times, clients=8):
     with Crowd(running.url, clients) as crowd:
         for _ in range(times):
             crowd.wait_for(40)
+            time.sleep(2 * Rules().brief_s)  # a worker that is killed sooner is followed more slowly each time
             os.kill(worker_of(running), signal.SIGKILL)
             killed_s = time.monotonic()
             crowd.wait_for(20)  # of the next worker, or of the queue
